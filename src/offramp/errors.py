@@ -1,0 +1,46 @@
+"""Every error that offramp raises on purpose.
+
+A message says what was wrong, the value it got, what is allowed and what to do next, in one line.
+The command line prints that line and exits with code 2; anything else is a bug of ours.
+
+    OfframpError
+    ├── ConfigError       (ValueError)         a setting is impossible or contradicts another
+    ├── InputError        (ValueError)         a prompt, a file of prompts or an output file is unusable
+    ├── ExitNotFoundError (LookupError)        an exit was asked for that the model does not have
+    ├── UnknownLayoutError(TypeError)          a model whose blocks, norm or head cannot be found
+    ├── CheckpointError   (ValueError)         a file of weights is damaged, foreign or does not fit
+    ├── CacheError        (RuntimeError)       a key-value cache cannot do what was asked of it
+    └── DownloadError     (ConnectionError)    the embedded default could not be fetched
+"""
+
+
+class OfframpError(Exception):
+    """Base of every deliberate error."""
+
+
+class ConfigError(OfframpError, ValueError):
+    """A setting is impossible or contradicts another."""
+
+
+class InputError(OfframpError, ValueError):
+    """A prompt, a file of prompts or an output file is unusable."""
+
+
+class ExitNotFoundError(OfframpError, LookupError):
+    """An exit was asked for that the model does not have."""
+
+
+class UnknownLayoutError(OfframpError, TypeError):
+    """The blocks, last norm or head of a model cannot be found."""
+
+
+class CheckpointError(OfframpError, ValueError):
+    """A file of weights is damaged, foreign, or does not fit the base model."""
+
+
+class CacheError(OfframpError, RuntimeError):
+    """A key-value cache cannot do what was asked of it."""
+
+
+class DownloadError(OfframpError, ConnectionError):
+    """The embedded default model could not be fetched."""
