@@ -1,7 +1,7 @@
 # Everything runs in .venv, which the first target that needs it makes; `make help` lists the targets.
 PYTHON ?= python3
 BIN := .venv/bin
-PIP_INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
+PIP_INSTALL := $(BIN)/python -m pip install -qq -c constraints.txt
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export NO_MKDOCS_2_WARNING := 1
@@ -50,7 +50,7 @@ $(VENV):
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("offramp needs Python 3.11 or newer, but $(PYTHON) is %d.%d; try: make PYTHON=/path/to/python3.11" % sys.version_info[:2])'
 	@if $(PYTHON) -c 'import ensurepip' 2> /dev/null; then $(PYTHON) -m venv .venv; else \
 		$(PYTHON) -m venv --without-pip .venv && \
-		$(PYTHON) -m pip --python $(BIN)/python install --quiet pip; fi
+		$(PYTHON) -m pip --python $(BIN)/python install -qq pip; fi
 	@touch $@
 
 $(RUN): $(VENV) $(SOURCES)
