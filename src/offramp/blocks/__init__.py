@@ -1,0 +1,1 @@
+"""Find, run and read the blocks of a transformers model."""

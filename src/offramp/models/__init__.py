@@ -1,0 +1,1 @@
+"""Models of transformers with exits: run, load, save."""

@@ -1,0 +1,113 @@
+"""What the exits of one call say, computed when a rule asks for it.
+
+In:  the states that ``watch`` caught and the attached projections. Out: scores, on the device of
+     the base's logits. An exit that is asked twice is computed twice, so rules ask once.
+Law: positions are cut before any head is run (tests/models/test_multiexit.py counts the rows).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers.modeling_utils import slice_logits_to_keep
+
+from offramp.blocks.anatomy import Anatomy
+from offramp.blocks.projections import Block, Direct, Head, Projection, can_gather, gathered_scores
+from offramp.blocks.watch import Watched
+from offramp.config import ORIGINAL, ExitName
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """The exits of one call; see ``offramp.decoding.protocol.ExitView``.
+
+    Attributes:
+        anatomy: The base's parts.
+        seen: The states of this call.
+        projections: The attached exits among those watched.
+        keep: Cuts states to the positions asked for.
+        base_logits: The base's own logits at these positions, if they were computed.
+    """
+
+    anatomy: Anatomy
+    seen: Watched
+    projections: Mapping[int, Projection]
+    keep: Callable[[Tensor], Tensor]
+    base_logits: Float[Tensor, "*rows vocab"] | None
+
+    def logits(self, exit: ExitName) -> Float[Tensor, "*rows vocab"]:
+        """Score the whole vocabulary."""
+        if exit == ORIGINAL:
+            if self.base_logits is not None:
+                return self.base_logits
+            return self.complete(self.anatomy, _run(self.anatomy.head, self.seen.finished()))
+        head, prepared = self._prepared(exit)
+        return self._placed(self.complete(self.anatomy, _run(head, prepared)))
+
+    def raw_logits(self, exit: ExitName) -> Float[Tensor, "*rows vocab"]:
+        """Score the whole vocabulary with the base's head on the state as it is, not normed."""
+        if exit == ORIGINAL:
+            return self.logits(exit)
+        state = self.keep(self.seen.states[exit])
+        return self._placed(self.complete(self.anatomy, _run(self.anatomy.head, state)))
+
+    def gathered(
+        self, exit: ExitName, tokens: Int[Tensor, "rows candidates"]
+    ) -> Float[Tensor, "rows candidates"] | None:
+        """Score a few tokens of each row; None where the head cannot be read row by row."""
+        if exit == ORIGINAL:
+            return self.logits(exit).reshape(tokens.shape[0], -1).gather(-1, tokens)
+        head, prepared = self._prepared(exit)
+        if not can_gather(head):
+            return None
+        rows = prepared.reshape(tokens.shape[0], prepared.shape[-1])
+        scores = self.anatomy.scores(gathered_scores(head, rows, tokens))
+        bias = self.anatomy.bias
+        return scores if bias is None else scores + bias.flatten().to(scores)[tokens.to(scores.device)]
+
+    @staticmethod
+    def complete(
+        anatomy: Anatomy, scores: Float[Tensor, "*rows vocab"]
+    ) -> Float[Tensor, "*rows vocab"]:
+        """Do to a head's output what the base does to its own: scale, soft cap, bias."""
+        scores = anatomy.scores(scores)
+        return scores if anatomy.bias is None else scores + anatomy.bias.to(scores)
+
+    def _prepared(self, exit: int) -> tuple[nn.Module, Float[Tensor, "*rows width"]]:
+        """Give the exit's head and what it reads, cut to the positions asked for."""
+        projection = self.projections.get(exit, _DIRECT)
+        head = projection.linear if isinstance(projection, Head) else self.anatomy.head
+        if exit == self.anatomy.depth and isinstance(projection, Direct | Head):
+            return head, self.seen.finished()
+        state = self.seen.states[exit]
+        if isinstance(projection, Block):
+            state = projection.run(state, self.seen.calls[self.anatomy.depth - 1])
+        return head, projection.prepare(self.anatomy, self.keep(state))
+
+    def _placed(self, logits: Float[Tensor, "*rows vocab"]) -> Float[Tensor, "*rows vocab"]:
+        return logits if self.base_logits is None else logits.to(self.base_logits.device)
+
+
+_DIRECT = Direct()
+
+
+def keeper(positions: int | Tensor) -> Callable[[Tensor], Tensor]:
+    """Make the cut that ``logits_to_keep`` of transformers asks for: 0 all, n the last n, indices."""
+
+    def keep(states: Tensor) -> Tensor:
+        if isinstance(positions, int) and positions == 0:
+            return states
+        chosen = positions.to(states.device) if isinstance(positions, Tensor) else positions
+        return slice_logits_to_keep(states, chosen)
+
+    return keep
+
+
+def _run(head: nn.Module, prepared: Tensor) -> Tensor:
+    """Run a head where its weights are: with a device map a state may come from elsewhere."""
+    weight = getattr(head, "weight", None)
+    if isinstance(weight, Tensor) and weight.device != torch.device("meta"):
+        prepared = prepared.to(weight.device)
+    return head(prepared)  # type: ignore[no-any-return]
