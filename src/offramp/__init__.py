@@ -1,5 +1,34 @@
-"""Language models that answer from any of their layers."""
+"""Language models that answer from any of their layers.
 
+Exits at chosen layers of any transformers model, contrast between them, one answer from any.
+"""
+
+from offramp.blocks.anatomy import Layout
+from offramp.config import VocabularyProjectionMode
 from offramp.decoding import Contrast, DoLa, FixedExit
+from offramp.errors import OfframpError
+from offramp.logits.contrast import contrast_logits
+from offramp.logits.dola import dola_logits
+from offramp.models.auto import AutoMultiExitModel
 from offramp.models.configuration import MultiExitConfiguration
-from offramp.models.multiexit import attach_exits
+from offramp.models.multiexit import MultiExitModel, attach_exits
+from offramp.models.storage import save_exits, save_published
+from offramp.version import __version__
+
+__all__ = [
+    "AutoMultiExitModel",
+    "Contrast",
+    "DoLa",
+    "FixedExit",
+    "Layout",
+    "MultiExitConfiguration",
+    "MultiExitModel",
+    "OfframpError",
+    "VocabularyProjectionMode",
+    "__version__",
+    "attach_exits",
+    "contrast_logits",
+    "dola_logits",
+    "save_exits",
+    "save_published",
+]

@@ -5,7 +5,7 @@ In:  a causal LM or encoder-decoder. Out: the same object, whose ``forward`` and
 Law: attaching exits changes no base logit and no base weight, bit for bit; only exits in use are
      computed, only at the positions asked for (tests/models/test_multiexit.py).
 Not here: what exits compute (offramp.blocks), how they are combined (offramp.decoding), files
-     (offramp.models.checkpoint).
+     (offramp.models.storage).
 
 The class of the model becomes a subclass of its own class, of the same name, as FSDP does it
 (docs/decisions/0002-same-class-name.md).
@@ -27,6 +27,7 @@ from offramp.blocks.watch import watch
 from offramp.config import ORIGINAL, ExitName, VocabularyProjectionMode, parse_exit, parse_exits
 from offramp.decoding.protocol import DecodingRule
 from offramp.errors import ConfigError, ExitNotFoundError, InputError
+from offramp.models.storage import save_beside
 from offramp.models.view import View, keeper
 
 EXITS = "exits"
@@ -43,8 +44,8 @@ class MultiExitModel:
     """
 
     exits: nn.ModuleDict
-    default_decoding: DecodingRule | None
-    layout: Layout | None
+    default_decoding: DecodingRule | None = None
+    layout: Layout | None = None
 
     @property
     def anatomy(self) -> Anatomy:
@@ -145,9 +146,14 @@ class MultiExitModel:
                 )
         return numbers
 
-    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """Save the base as a plain checkpoint and the exits beside it (offramp.models.checkpoint)."""
-        raise NotImplementedError
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+        """Save the base as a plain checkpoint and the exits beside it.
+
+        Args:
+            save_directory: Folder, made if missing.
+            **kwargs: As in transformers.
+        """
+        save_beside(self, save_directory, **kwargs)
 
     def _look(
         self,
@@ -277,23 +283,36 @@ def attach_exits(
         (1, 2)
     """
     numbers, mode = parse_exits(exits), VocabularyProjectionMode.parse(projection)
-    anatomy = anatomy_of(model, layout)
+    model = with_exits(model, layout)
+    anatomy = model.anatomy
     if numbers[-1] > anatomy.depth:
         raise ExitNotFoundError(
             f"exit {numbers[-1]} does not exist: {type(model).__name__} has {anatomy.depth} blocks; "
             f"use exits from 0 to {anatomy.depth}"
         )
-    if not anatomy.listed:
-        probe(model, anatomy)
-    if not isinstance(model, MultiExitModel):
-        model.__class__ = multi_exit_class(type(model))
-        model.layout, model.default_decoding, model.exits = layout, None, nn.ModuleDict()
     for exit in numbers:
         model.exits[str(exit)] = new_projection(mode, anatomy, exit)
     extra = [each for each in model.exits.values() if isinstance(each, Block)]
     for place, each in enumerate(extra):
         each.use_cache_layer_(anatomy.depth + place)
     return model.train(model.training)
+
+
+def with_exits(model: Any, layout: Layout | None = None) -> Any:
+    """Make a loaded model one that can have exits, in place; it has none yet.
+
+    Raises:
+        UnknownLayoutError: The parts of the model cannot be found.
+        ConfigError: They were found by name, but do not give the model's own logits.
+    """
+    if isinstance(model, MultiExitModel):
+        return model
+    anatomy = anatomy_of(model, layout)
+    if not anatomy.listed:
+        probe(model, anatomy)
+    model.__class__ = multi_exit_class(type(model))
+    model.layout, model.default_decoding, model.exits = layout, None, nn.ModuleDict()
+    return model
 
 
 def probe(model: Any, anatomy: Anatomy) -> None:

@@ -1,0 +1,195 @@
+"""Load a model with exits from wherever they are.
+
+In:  a name or folder, as ``from_pretrained`` takes it, and which exits to use. Out: a model of
+     transformers with exits attached, checked against each other.
+Law: the published format, our own and a plain checkpoint load by the same call and give the
+     numbers of the published library (tests/models/test_golden.py).
+Not here: reading and writing the files (offramp.models.checkpoint).
+"""
+
+import contextlib
+import logging
+import pickle
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+from offramp.blocks.anatomy import Layout
+from offramp.config import VocabularyProjectionMode as Mode
+from offramp.errors import CheckpointError
+from offramp.models.checkpoint import (
+    TABLE,
+    StoredExits,
+    base_of,
+    find_file,
+    read_own,
+    read_published,
+)
+from offramp.models.configuration import MultiExitConfiguration
+from offramp.models.fingerprint import check_fingerprint
+from offramp.models.multiexit import EXITS, attach_exits, check_rule, with_exits
+
+HUB_OPTIONS = (
+    "cache_dir",
+    "force_download",
+    "local_files_only",
+    "proxies",
+    "revision",
+    "subfolder",
+    "token",
+)
+_LIBRARY = logging.getLogger("transformers.modeling_utils")
+
+
+class AutoMultiExitModel:
+    """Loads multi-exit models, as ``AutoModelForCausalLM`` loads plain ones."""
+
+    @staticmethod
+    def from_pretrained(
+        model_name_or_path: str | Path,
+        multi_exit_config: MultiExitConfiguration | None = None,
+        *,
+        exits: str | Path | None = None,
+        layout: Layout | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Load a base and its exits.
+
+        Exits come, in this order, from ``exits``; from ``exits.json`` beside the base; from a
+        checkpoint in the published format; or they are attached fresh, where
+        ``multi_exit_config.lm_head_layer_indices`` asks for exits that the checkpoint lacks.
+
+        Args:
+            model_name_or_path: Folder or hub name of a plain checkpoint, a published multi-exit
+                checkpoint, one of ours, or a folder of exits that names its base.
+            multi_exit_config: Which exits to attach and which of them answer; by default those of
+                the checkpoint, and the original head answers.
+            exits: Folder or hub name of exits kept apart from the base.
+            layout: Where the model's parts are, for a family that is not known.
+            **kwargs: As ``from_pretrained`` of transformers: ``dtype``, ``device_map``,
+                ``quantization_config``, ``revision``, ``token``, ``trust_remote_code``, ...
+
+        Returns:
+            The transformers model of the base's own class, with exits.
+
+        Raises:
+            CheckpointError: Files are missing or damaged, or exits and base do not fit.
+            ConfigError: The configuration contradicts the checkpoint.
+            ExitNotFoundError: The configuration answers from an exit that there is not.
+            UnknownLayoutError: The parts of the model cannot be found.
+
+        Example:
+            >>> model = AutoMultiExitModel.from_pretrained(  # doctest: +SKIP
+            ...     "IBM/gpt2-medium-multiexit",
+            ...     multi_exit_config=MultiExitConfiguration(
+            ...         use_original_head=False, contrast_layer_indices=(24, 12)))
+        """
+        settings = multi_exit_config or MultiExitConfiguration()
+        source = str(model_name_or_path)
+        hub = {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name) is not None}
+        table = find_file(str(exits or source), TABLE, {} if exits else hub)
+        if exits and table is None:
+            raise CheckpointError(f"{exits} holds no {TABLE}; give the folder that save_exits wrote")
+        if table and not exits and find_file(source, "config.json", hub) is None:
+            source, kwargs["revision"] = base_of(table)
+        model = _load_base(source, kwargs)
+        stored = _stored_exits(model, source, hub, table=table, settings=settings)
+        _attach(model, stored, settings, layout)
+        rule = settings.rule
+        if rule is not None:
+            check_rule(model, rule)
+        model.default_decoding = rule
+        return model
+
+
+def _stored_exits(
+    model: Any,
+    source: str,
+    hub: Mapping[str, Any],
+    *,
+    table: Path | None,
+    settings: MultiExitConfiguration,
+) -> StoredExits:
+    """Find the exits that belong to a base: our own, published ones, or none."""
+    listed = getattr(model.config, "lm_head_layer_indices", None)
+    if listed is not None:
+        del model.config.lm_head_layer_indices  # from here on the attached exits say it
+        model.generation_config.output_hidden_states = False
+        model.generation_config.return_dict_in_generate = False
+    if table is not None:
+        stored = read_own(table)
+        check_fingerprint(model, stored.fingerprint or {}, stored.source)
+        return stored
+    if listed is None:
+        return StoredExits({}, {}, source)
+    asked = Mode.parse(settings.vocab_projection_mode)
+    return read_published(source, hub, listed=listed, asked=asked)
+
+
+def _attach(
+    model: Any, stored: StoredExits, settings: MultiExitConfiguration, layout: Layout | None
+) -> None:
+    """Attach the exits held, or those that the settings name: fresh where none is held."""
+    with_exits(model, layout)
+    for exit in settings.lm_head_layer_indices or sorted(stored.projections):
+        number = int(exit)
+        attach_exits(
+            model,
+            (number,),
+            stored.projections.get(number, Mode.parse(settings.vocab_projection_mode)),
+            layout=layout,
+        )
+    stored.fill_(model.exits)
+    if settings.freeze_parameters:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name.startswith(f"{EXITS}."))
+
+
+def _load_base(name: str, kwargs: dict[str, Any]) -> Any:
+    """Load the plain model; whatever stops it becomes one line."""
+    options = dict(kwargs)
+    config = options.pop("config", None)
+    try:
+        if config is None:
+            config = AutoConfig.from_pretrained(
+                name,
+                **{each: options[each] for each in (*HUB_OPTIONS, "trust_remote_code") if each in options},
+            )
+        indices = getattr(config, "lm_head_layer_indices", None)
+        if indices is not None:
+            config.output_hidden_states = False  # the published library saved it switched on
+        auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        with _quiet():
+            model, info = auto.from_pretrained(
+                name, config=config, output_loading_info=True, **options
+            )
+    except (OSError, SafetensorError, pickle.UnpicklingError, KeyError, EOFError) as error:
+        raise CheckpointError(f"cannot load {name!r}: {_one_line(error)}") from error
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(f"cannot load {name!r}: {_one_line(error)}") from error
+    if info["missing_keys"]:
+        missing = ", ".join(sorted(info["missing_keys"])[:3])
+        raise CheckpointError(
+            f"{name!r} lacks {len(info['missing_keys'])} weights of a {type(model).__name__} "
+            f"({missing}, ...); it is cut off or of another family"
+        )
+    return model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the report of unexpected keys, which are the exits; what is missing we check."""
+    level = _LIBRARY.level
+    _LIBRARY.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        _LIBRARY.setLevel(level)
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,258 @@
+"""Read exits from files: our own side file, and the published multi-exit format.
+
+In:  a folder or hub repository. Out: the exits it holds, checked.
+Law: a file that is cut off, foreign or holds code ends in one line that says so, and nothing in it
+     is ever executed (tests/models/test_checkpoint.py).
+Not here: writing them (offramp.models.storage), loading the base (offramp.models.auto).
+
+Own format, beside a base or apart from it like an adapter:
+    exits.json         format, version, the base's name and fingerprint, exit numbers, projections
+    exits.safetensors  the exits' tensors, "<exit>.<parameter>"
+Published format (IBM/auto-contrastive-generation), one checkpoint with the base:
+    name_to_lm_exit_head.lm_head_<k>.weight, name_to_conv_matrix.<k>_to_<L>.weight, and
+    ``lm_head_layer_indices`` in config.json. It does not say which projection it is for.
+"""
+
+import json
+import pickle
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from transformers.utils import cached_file
+
+from offramp.config import ORIGINAL
+from offramp.config import VocabularyProjectionMode as Mode
+from offramp.errors import CheckpointError, ConfigError
+
+TABLE, TENSORS = "exits.json", "exits.safetensors"
+FORMAT, VERSION = "offramp-exits", 1
+PUBLISHED_KEY = re.compile(
+    r"name_to_(?:lm_exit_head\.lm_head_(?P<head>\d+)|conv_matrix\.(?P<cast>\d+)_to_\d+)\.weight"
+)
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
+
+@dataclass(frozen=True)
+class StoredExits:
+    """The exits that a checkpoint holds.
+
+    Attributes:
+        projections: How each exit reads its state, by exit number.
+        tensors: Their weights, "<exit>.<parameter>".
+        source: Where they are, for messages.
+        fingerprint: Of the base they were made for, if the format keeps one.
+    """
+
+    projections: Mapping[int, Mode]
+    tensors: Mapping[str, Tensor]
+    source: str
+    fingerprint: Mapping[str, Any] | None = None
+
+    def fill_(self, exits: nn.ModuleDict) -> None:
+        """Put the weights into those attached exits that are held here.
+
+        Raises:
+            CheckpointError: One is missing, too many, or of another shape than the base asks for.
+        """
+        if strangers := sorted({name.split(".")[0] for name in self.tensors} - {*map(str, self.projections)}):
+            raise CheckpointError(f"{self.source} holds weights of unlisted exits: {strangers[:3]}")
+        for exit in self.projections:
+            if str(exit) not in exits:
+                continue
+            prefix = f"{exit}."
+            own = {
+                name.removeprefix(prefix): tensor
+                for name, tensor in self.tensors.items()
+                if name.startswith(prefix)
+            }
+            try:
+                exits[str(exit)].load_state_dict(own, strict=True)
+            except RuntimeError as error:
+                problem = " ".join(str(error).split()[:60])
+                raise CheckpointError(
+                    f"exit {exit} of {self.source} does not fit this base ({problem}); load the "
+                    "base that the exits were made for"
+                ) from None
+
+
+def base_of(table: Path) -> tuple[str, str | None]:
+    """Read which base a folder of exits was made for: its name and revision.
+
+    Raises:
+        CheckpointError: The file is no table of exits, or names no base.
+    """
+    base = _read_table(table)["base"]
+    if not base.get("name"):
+        raise CheckpointError(
+            f"{table} does not name its base; load the base and pass this folder as exits="
+        )
+    return str(base["name"]), base.get("revision")
+
+
+def read_own(table: Path) -> StoredExits:
+    """Read the exits that ``save_exits`` wrote.
+
+    Raises:
+        CheckpointError: A file is damaged, foreign or of a version that this library does not know.
+    """
+    content = _read_table(table)
+    return StoredExits(
+        projections=content["exits"],
+        tensors=_read_tensors(table.parent / TENSORS),
+        source=str(table.parent),
+        fingerprint=content["base"].get("fingerprint", {}),
+    )
+
+
+def _read_table(path: Path) -> dict[str, Any]:
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        exits = {int(each["exit"]): Mode.parse(each["projection"]) for each in table["exits"]}
+        kind, version, base = table["format"], table["version"], dict(table["base"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} is not a table of exits ({error}); save the exits again by save_pretrained"
+        ) from None
+    if (kind, version) != (FORMAT, VERSION):
+        raise CheckpointError(
+            f"{path} is {kind!r} version {version}; this offramp reads {FORMAT!r} version "
+            f"{VERSION}; update offramp"
+        )
+    return {"base": base, "exits": exits}
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or not a safetensors file ({_first_line(error)}); fetch it again"
+        ) from None
+
+
+def read_published(
+    source: str, hub: Mapping[str, Any], *, listed: Iterable[object], asked: Mode
+) -> StoredExits:
+    """Read the exits of a checkpoint in the published format, wherever its shards put them.
+
+    The format does not name its projection, so the keys decide; a checkpoint without any is taken
+    for ``direct`` only if that is what was asked for.
+
+    Args:
+        source: Folder or hub repository.
+        hub: Options of the hub client, such as ``revision`` and ``token``.
+        listed: ``lm_head_layer_indices`` of its configuration.
+        asked: ``vocab_projection_mode`` of the caller; its default defers to the checkpoint.
+
+    Raises:
+        CheckpointError: A file is damaged or cut off, or holds pickled code, which is never run.
+        ConfigError: The projection asked for is not the one held.
+    """
+    tensors: dict[str, Tensor] = {}
+    modes: set[Mode] = set()
+    for path in _weight_files(source, hub):
+        for name, tensor in _exit_tensors(path):
+            match = PUBLISHED_KEY.fullmatch(name)
+            if match is None:
+                raise CheckpointError(f"{path}: cannot read the exit of key {name!r}")
+            head = match["head"]
+            modes.add(
+                Mode.SHARED_PROJECTION_CAST_OUTPUTS if head is None else Mode.LAYER_SPECIFIC_PROJECTION
+            )
+            tensors[f"{head or match['cast']}.linear.weight"] = tensor
+    if len(modes) > 1:
+        raise CheckpointError(f"{source} holds both heads and cast matrices; keep one kind")
+    exits = [int(str(exit)) for exit in listed if exit != ORIGINAL]
+    mode = _settled_mode(modes, asked, exits)
+    return StoredExits(projections=dict.fromkeys(exits, mode), tensors=tensors, source=source)
+
+
+def _settled_mode(held: set[Mode], asked: Mode, exits: list[int]) -> Mode:
+    unsaid = asked is Mode.LAYER_SPECIFIC_PROJECTION
+    if not held and asked is not Mode.SHARED_PROJECTION_DIRECT:
+        raise ConfigError(
+            f"the checkpoint lists exits {exits} but holds no weights for them; if they need none "
+            "set vocab_projection_mode='direct'"
+        )
+    mode = next(iter(held), asked)
+    if asked is not mode and not unsaid:
+        raise ConfigError(
+            f"vocab_projection_mode={asked.name} contradicts the checkpoint, which holds "
+            f"{mode.short} exits; use {mode.name}"
+        )
+    return mode
+
+
+def find_file(source: str, name: str, hub: Mapping[str, Any]) -> Path | None:
+    """Find a file of a folder or hub repository, or give None if it has no such file."""
+    if Path(source).is_dir():
+        path = Path(source, hub.get("subfolder") or "", name)
+        return path if path.is_file() else None
+    try:
+        found = cached_file(source, name, _raise_exceptions_for_missing_entries=False, **hub)
+    except OSError as error:
+        raise CheckpointError(f"cannot reach {source!r}: {_first_line(error)}") from None
+    return Path(found) if found else None
+
+
+def _weight_files(source: str, hub: Mapping[str, Any]) -> list[Path]:
+    """List the weight files of a checkpoint; of a sharded one, the shards that hold exits."""
+    for name in WEIGHT_FILES:
+        path = find_file(source, name, hub)
+        if path is None:
+            continue
+        if path.suffix != ".json":
+            return [path]
+        try:
+            shards = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+            names = sorted({str(file) for key, file in shards.items() if key.startswith("name_to_")})
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise CheckpointError(f"{path} is not an index of shards; fetch it again") from None
+        if any(Path(each).name != each for each in names):
+            raise CheckpointError(f"{path} names a shard outside its folder; do not trust it")
+        return [each for each in (find_file(source, name, hub) for name in names) if each]
+    return []
+
+
+def _exit_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 - no dict
+                    if name.startswith("name_to_"):
+                        yield name, file.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(
+                f"{path} is damaged or not a safetensors file ({_first_line(error)}); fetch it again"
+            ) from None
+        return
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        items = [(name, value) for name, value in state.items() if name.startswith("name_to_")]
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds pickled code, which is never run ({_first_line(error)}); convert it to "
+            "safetensors where you trust it"
+        ) from None
+    except (RuntimeError, EOFError, OSError, AttributeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or not a file of weights ({_first_line(error)}); fetch it again"
+        ) from None
+    yield from items
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].strip().rstrip(".") if lines else type(error).__name__
