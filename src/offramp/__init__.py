@@ -9,9 +9,11 @@ from offramp.decoding import Contrast, DoLa, FixedExit
 from offramp.errors import OfframpError
 from offramp.logits.contrast import contrast_logits
 from offramp.logits.dola import dola_logits
+from offramp.models.attach import attach_exits
 from offramp.models.auto import AutoMultiExitModel
 from offramp.models.configuration import MultiExitConfiguration
-from offramp.models.multiexit import MultiExitModel, attach_exits
+from offramp.models.embedded import load_default
+from offramp.models.multiexit import MultiExitModel
 from offramp.models.storage import save_exits, save_published
 from offramp.version import __version__
 
@@ -29,6 +31,7 @@ __all__ = [
     "attach_exits",
     "contrast_logits",
     "dola_logits",
+    "load_default",
     "save_exits",
     "save_published",
 ]

@@ -25,7 +25,7 @@ class VocabularyProjectionMode(Enum):
 
     Attributes:
         LAYER_SPECIFIC_PROJECTION: ``head``, an own bias-free matrix after the base's last norm.
-        SHARED_PROJECTION_CAST_OUTPUTS: ``cast``, last norm, a d×d matrix, the base's head
+        SHARED_PROJECTION_CAST_OUTPUTS: ``cast``, last norm, a d by d matrix, the base's head
             (Din et al. 2023, arXiv:2303.09435).
         SHARED_PROJECTION_DIRECT: ``direct``, the base's norm and head; no parameters.
         TUNED_LENS: ``lens``, a residual affine map before the last norm
@@ -90,7 +90,7 @@ def parse_exit(value: object) -> ExitName:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     raise ConfigError(
-        f"an exit is a number of blocks from 0 up, or 'original'; got {value!r}; try 'original' or 12"
+        f"an exit is a number of blocks from 0 up, or 'original'; got {value!r}; try 12"
     )
 
 
@@ -127,7 +127,7 @@ def check_pair(upper: ExitName, lower: ExitName) -> None:
         ConfigError: The exits are the same or out of order.
     """
     if upper == lower:
-        raise ConfigError(f"a contrast needs two different exits, got {upper} twice; try original:12")
+        raise ConfigError(f"a contrast needs two exits, got {upper} twice; try original:12")
     if lower == ORIGINAL or (upper != ORIGINAL and upper < lower):
         raise ConfigError(
             f"exits out of order: the upper exit {upper} must lie above the lower exit {lower}; "

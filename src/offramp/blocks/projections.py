@@ -203,8 +203,8 @@ def _make_room_(value: Any, index: int, *, new_tokens: int) -> None:
     before = cache.get_seq_length() - new_tokens
     if cache.get_seq_length(index) != before:
         raise ConfigError(
-            f"this cache saw {before} tokens, but the 'block' exit saw {cache.get_seq_length(index)} "
-            "of them; use the exit from the first token on, with an empty cache"
+            f"this cache saw {before} tokens, the 'block' exit {cache.get_seq_length(index)} of "
+            "them; use the exit from the first token on, with an empty cache"
         )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from offramp.config import ExitName
 
 
+@runtime_checkable
 class ModelShape(Protocol):
     """What a rule may know of a model before it runs."""
 
@@ -24,6 +25,7 @@ class ModelShape(Protocol):
         """Whether the head is the embedding matrix."""
 
 
+@runtime_checkable
 class ExitView(Protocol):
     """What the exits of one call say, computed when asked. B batch, T positions, V vocabulary."""
 

@@ -102,17 +102,22 @@ class Contrast:
         upper = view.logits(self.upper)
         if self.function is not None:
             return self.function(upper, view.logits(self.lower))
-        settings = {"alpha": self.alpha, "minimum_candidates": self.minimum_candidates}
         if self.sparse:
             found = contrast_sparse(
                 upper,
                 partial(view.gathered, self.lower),
+                alpha=self.alpha,
+                minimum_candidates=self.minimum_candidates,
                 most_candidates=upper.shape[-1] // SPARSE_SHARE,
-                **settings,
             )
             if found is not None:
                 return found
-        return contrast_logits(upper, view.logits(self.lower), **settings)
+        return contrast_logits(
+            upper,
+            view.logits(self.lower),
+            alpha=self.alpha,
+            minimum_candidates=self.minimum_candidates,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +149,9 @@ class DoLa:
         if self.states not in ("exit", "raw"):
             raise ConfigError(f"DoLa states must be 'exit' or 'raw', got {self.states!r}")
         if not 0 < self.relative_top <= 1:
-            raise ConfigError(f"relative_top must be above 0 to 1, got {self.relative_top}; try 0.1")
+            raise ConfigError(
+                f"relative_top must be above 0 to 1, got {self.relative_top}; try 0.1"
+            )
         if self.layers in ("low", "high"):
             return
         given = self.layers if isinstance(self.layers, (tuple, list)) else (self.layers,)

@@ -1,0 +1,1 @@
+"""Measure what exits say and the text they write."""

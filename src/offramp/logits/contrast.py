@@ -18,9 +18,7 @@ from torch import Tensor
 
 from offramp.errors import ConfigError
 
-GatherLower = Callable[
-    [Int[Tensor, "rows candidates"]], Float[Tensor, "rows candidates"] | None
-]
+GatherLower = Callable[[Int[Tensor, "rows candidates"]], Float[Tensor, "rows candidates"] | None]
 """Scores of the lower exit for some tokens of each row, [R, C] ids to [R, C] scores, or None."""
 
 
@@ -55,7 +53,7 @@ def plausible_set(
 
 def contrast_logits(
     upper: Float[Tensor, "*batch vocab"],
-    lower: Float[Tensor, "*batch vocab"],
+    lower: Float[Tensor, "..."],
     *,
     alpha: float = 0.1,
     minimum_candidates: int = 1,

@@ -81,7 +81,9 @@ def dola_logits(
         tensor([-0.6505,  2.2495,    -inf])
     """
     if not 0 < relative_top <= 1:
-        raise ConfigError(f"relative_top must be above 0 and at most 1, got {relative_top}; try 0.1")
+        raise ConfigError(
+            f"relative_top must be above 0 and at most 1, got {relative_top}; try 0.1"
+        )
     chosen = largest = None
     for lower in lowers:
         distance = divergence(upper, lower)

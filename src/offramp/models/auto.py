@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from offramp.blocks.anatomy import Layout
 from offramp.config import VocabularyProjectionMode as Mode
 from offramp.errors import CheckpointError
+from offramp.models.attach import attach_exits, with_exits
 from offramp.models.checkpoint import (
     TABLE,
     StoredExits,
@@ -30,7 +31,7 @@ from offramp.models.checkpoint import (
 )
 from offramp.models.configuration import MultiExitConfiguration
 from offramp.models.fingerprint import check_fingerprint
-from offramp.models.multiexit import EXITS, attach_exits, check_rule, with_exits
+from offramp.models.multiexit import check_rule
 
 HUB_OPTIONS = (
     "cache_dir",
@@ -92,7 +93,9 @@ class AutoMultiExitModel:
         hub = {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name) is not None}
         table = find_file(str(exits or source), TABLE, {} if exits else hub)
         if exits and table is None:
-            raise CheckpointError(f"{exits} holds no {TABLE}; give the folder that save_exits wrote")
+            raise CheckpointError(
+                f"{exits} holds no {TABLE}; give the folder that save_exits wrote"
+            )
         if table and not exits and find_file(source, "config.json", hub) is None:
             source, kwargs["revision"] = base_of(table)
         model = _load_base(source, kwargs)
@@ -121,7 +124,7 @@ def _stored_exits(
         model.generation_config.return_dict_in_generate = False
     if table is not None:
         stored = read_own(table)
-        check_fingerprint(model, stored.fingerprint or {}, stored.source)
+        check_fingerprint(model, dict(stored.fingerprint or {}), stored.source)
         return stored
     if listed is None:
         return StoredExits({}, {}, source)
@@ -145,7 +148,7 @@ def _attach(
     stored.fill_(model.exits)
     if settings.freeze_parameters:
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name.startswith(f"{EXITS}."))
+            parameter.requires_grad_(name.startswith("exits."))
 
 
 def _load_base(name: str, kwargs: dict[str, Any]) -> Any:
@@ -156,7 +159,11 @@ def _load_base(name: str, kwargs: dict[str, Any]) -> Any:
         if config is None:
             config = AutoConfig.from_pretrained(
                 name,
-                **{each: options[each] for each in (*HUB_OPTIONS, "trust_remote_code") if each in options},
+                **{
+                    each: options[each]
+                    for each in (*HUB_OPTIONS, "trust_remote_code")
+                    if each in options
+                },
             )
         indices = getattr(config, "lm_head_layer_indices", None)
         if indices is not None:

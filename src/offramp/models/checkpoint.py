@@ -65,7 +65,9 @@ class StoredExits:
         Raises:
             CheckpointError: One is missing, too many, or of another shape than the base asks for.
         """
-        if strangers := sorted({name.split(".")[0] for name in self.tensors} - {*map(str, self.projections)}):
+        if strangers := sorted(
+            {name.split(".")[0] for name in self.tensors} - {*map(str, self.projections)}
+        ):
             raise CheckpointError(f"{self.source} holds weights of unlisted exits: {strangers[:3]}")
         for exit in self.projections:
             if str(exit) not in exits:
@@ -169,7 +171,9 @@ def read_published(
                 raise CheckpointError(f"{path}: cannot read the exit of key {name!r}")
             head = match["head"]
             modes.add(
-                Mode.SHARED_PROJECTION_CAST_OUTPUTS if head is None else Mode.LAYER_SPECIFIC_PROJECTION
+                Mode.SHARED_PROJECTION_CAST_OUTPUTS
+                if head is None
+                else Mode.LAYER_SPECIFIC_PROJECTION
             )
             tensors[f"{head or match['cast']}.linear.weight"] = tensor
     if len(modes) > 1:
@@ -217,7 +221,7 @@ def _weight_files(source: str, hub: Mapping[str, Any]) -> list[Path]:
             return [path]
         try:
             shards = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-            names = sorted({str(file) for key, file in shards.items() if key.startswith("name_to_")})
+            names = sorted({str(file) for key, file in shards.items() if _is_exit(key)})
         except (ValueError, KeyError, TypeError, AttributeError):
             raise CheckpointError(f"{path} is not an index of shards; fetch it again") from None
         if any(Path(each).name != each for each in names):
@@ -231,16 +235,16 @@ def _exit_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
         try:
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118 - no dict
-                    if name.startswith("name_to_"):
+                    if _is_exit(name):
                         yield name, file.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
-                f"{path} is damaged or not a safetensors file ({_first_line(error)}); fetch it again"
+                f"{path} is damaged or no safetensors file ({_first_line(error)}); fetch it again"
             ) from None
         return
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        items = [(name, value) for name, value in state.items() if name.startswith("name_to_")]
+        items = [(name, value) for name, value in state.items() if _is_exit(name)]
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds pickled code, which is never run ({_first_line(error)}); convert it to "
@@ -251,6 +255,11 @@ def _exit_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
             f"{path} is damaged or not a file of weights ({_first_line(error)}); fetch it again"
         ) from None
     yield from items
+
+
+def _is_exit(key: str) -> bool:
+    """Tell an exit's key; ``lm_head_original`` is only another name for the base's own head."""
+    return key.startswith("name_to_") and ".lm_head_original." not in key
 
 
 def _first_line(error: BaseException) -> str:

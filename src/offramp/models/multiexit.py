@@ -1,11 +1,11 @@
 """Give a transformers model exits, without making it anything but a transformers model.
 
-In:  a causal LM or encoder-decoder. Out: the same object, whose ``forward`` and ``generate`` can
-     answer from any exit; with the original head they are the base's own, untouched.
+In:  the class of a causal LM or encoder-decoder. Out: a subclass whose ``forward`` and ``generate``
+     can answer from any exit; with the original head they are the base's own, untouched.
 Law: attaching exits changes no base logit and no base weight, bit for bit; only exits in use are
      computed, only at the positions asked for (tests/models/test_multiexit.py).
-Not here: what exits compute (offramp.blocks), how they are combined (offramp.decoding), files
-     (offramp.models.storage).
+Not here: giving a model its exits (offramp.models.attach), what they compute (offramp.blocks), how
+     they are combined (offramp.decoding), files (offramp.models.storage).
 
 The class of the model becomes a subclass of its own class, of the same name, as FSDP does it
 (docs/decisions/0002-same-class-name.md).
@@ -13,25 +13,21 @@ The class of the model becomes a subclass of its own class, of the same name, as
 
 import functools
 import inspect
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.loss.loss_utils import ForCausalLMLoss
 
 from offramp.blocks.anatomy import Anatomy, Layout, anatomy_of
-from offramp.blocks.projections import Block, Projection, new_projection
+from offramp.blocks.projections import Block
 from offramp.blocks.watch import watch
-from offramp.config import ORIGINAL, ExitName, VocabularyProjectionMode, parse_exit, parse_exits
+from offramp.config import ORIGINAL, ExitName, parse_exit
 from offramp.decoding.protocol import DecodingRule
 from offramp.errors import ConfigError, ExitNotFoundError, InputError
 from offramp.models.storage import save_beside
 from offramp.models.view import View, keeper
-
-EXITS = "exits"
-"""Name of the submodule that holds the exits, and the prefix of their keys."""
 
 
 class MultiExitModel:
@@ -43,6 +39,8 @@ class MultiExitModel:
         layout: Where the parts of the base are, if the user had to say.
     """
 
+    base_class: ClassVar[type]
+    base_forward: ClassVar[Callable[..., Any]]
     exits: nn.ModuleDict
     default_decoding: DecodingRule | None = None
     layout: Layout | None = None
@@ -93,7 +91,9 @@ class MultiExitModel:
         """
         asked = tuple(parse_exit(exit) for exit in exits)
         numbers = self.check_exits(asked, attached_only=False)
-        _, view = self._look(numbers, ORIGINAL in asked, positions, {"input_ids": input_ids, **inputs})
+        _, view = self._look(
+            numbers, ORIGINAL in asked, positions, {"input_ids": input_ids, **inputs}
+        )
         return {exit: view.logits(exit) for exit in asked}
 
     def generate(
@@ -165,9 +165,8 @@ class MultiExitModel:
         """Run the base once, as deep as needed, and give its output with the exits' view."""
         anatomy = self.anatomy
         keep = keeper(positions)
-        projections: Mapping[int, Projection] = {
-            exit: self.exits[str(exit)] for exit in numbers if str(exit) in self.exits  # type: ignore[misc]
-        }
+        attached: Any = self.exits
+        projections = {exit: attached[str(exit)] for exit in numbers if str(exit) in attached}
         deepest = anatomy.depth if original else max(numbers, default=anatomy.depth)
         blocks = any(isinstance(each, Block) for each in projections.values())
         with watch(
@@ -178,7 +177,7 @@ class MultiExitModel:
             last_block=max(deepest, 1),
             calls=(anatomy.depth - 1,) if blocks else (),
         ) as seen:
-            forward = type(self).base_forward  # type: ignore[attr-defined]
+            forward = type(self).base_forward
             outputs = forward(self, **inputs, return_dict=True)
         view = View(
             anatomy=anatomy,
@@ -201,7 +200,7 @@ class MultiExitModel:
 
 
 def forward_with_exits(model: Any, rule: DecodingRule, inputs: dict[str, Any]) -> Any:
-    """Run the base and put the rule's scores in place of its logits, at every position asked for."""
+    """Run the base and put the rule's scores in place of its logits, at each position kept."""
     labels = inputs.pop("labels", None)
     as_dict = inputs.pop("return_dict", None)
     items = inputs.pop("num_items_in_batch", None)
@@ -253,96 +252,6 @@ def multi_exit_class(base: type) -> type:
         "__doc__": f"{base.__name__} with exits (offramp.models.multiexit).",
     }
     return type(base.__name__, (MultiExitModel, base), body)
-
-
-def attach_exits(
-    model: Any,
-    exits: str | Iterable[int],
-    projection: VocabularyProjectionMode | str = "direct",
-    *,
-    layout: Layout | None = None,
-) -> Any:
-    """Attach fresh exits to a loaded model, in place, and give it back.
-
-    Args:
-        model: A causal LM or encoder-decoder of transformers, with or without exits.
-        exits: Exit numbers, 0 to L, such as ``(6, 12)`` or ``"6;12"``.
-        projection: How they read their state; see ``VocabularyProjectionMode``.
-        layout: Where the parts of the model are, for a family that is not known.
-
-    Raises:
-        UnknownLayoutError: The parts of the model cannot be found.
-        ExitNotFoundError: The model has fewer blocks.
-        ConfigError: The exits are empty, doubled or out of order, or do not suit the model.
-
-    Example:
-        >>> from transformers import LlamaConfig, LlamaForCausalLM
-        >>> config = LlamaConfig(vocab_size=9, hidden_size=8, intermediate_size=8,
-        ...     num_hidden_layers=3, num_attention_heads=2)
-        >>> attach_exits(LlamaForCausalLM(config), (1, 2), "lens").exit_numbers
-        (1, 2)
-    """
-    numbers, mode = parse_exits(exits), VocabularyProjectionMode.parse(projection)
-    model = with_exits(model, layout)
-    anatomy = model.anatomy
-    if numbers[-1] > anatomy.depth:
-        raise ExitNotFoundError(
-            f"exit {numbers[-1]} does not exist: {type(model).__name__} has {anatomy.depth} blocks; "
-            f"use exits from 0 to {anatomy.depth}"
-        )
-    for exit in numbers:
-        model.exits[str(exit)] = new_projection(mode, anatomy, exit)
-    extra = [each for each in model.exits.values() if isinstance(each, Block)]
-    for place, each in enumerate(extra):
-        each.use_cache_layer_(anatomy.depth + place)
-    return model.train(model.training)
-
-
-def with_exits(model: Any, layout: Layout | None = None) -> Any:
-    """Make a loaded model one that can have exits, in place; it has none yet.
-
-    Raises:
-        UnknownLayoutError: The parts of the model cannot be found.
-        ConfigError: They were found by name, but do not give the model's own logits.
-    """
-    if isinstance(model, MultiExitModel):
-        return model
-    anatomy = anatomy_of(model, layout)
-    if not anatomy.listed:
-        probe(model, anatomy)
-    model.__class__ = multi_exit_class(type(model))
-    model.layout, model.default_decoding, model.exits = layout, None, nn.ModuleDict()
-    return model
-
-
-def probe(model: Any, anatomy: Anatomy) -> None:
-    """Run one token through a model of an unlisted family: exit L must be its own answer.
-
-    Raises:
-        ConfigError: It is not, so the layout that was found by name is not the true one.
-    """
-    keep, was_training = keeper(0), model.training
-    token = torch.zeros(1, 2, dtype=torch.long, device=model.device) + 1
-    inputs = {"decoder_input_ids": token} if model.config.is_encoder_decoder else {}
-    watching = watch(
-        anatomy, (anatomy.depth,), keep=keep, run_head=True, last_block=anatomy.depth
-    )
-    model.eval()
-    with torch.no_grad(), watching as seen:
-        own = model(input_ids=token, use_cache=False, return_dict=True, **inputs).logits
-        state = seen.states.get(anatomy.depth)
-        head_input = seen.finished()
-        told = None
-        if state is not None and anatomy.finish(state).shape[-1] == head_input.shape[-1]:
-            told = anatomy.head(anatomy.finish(state))
-    model.train(was_training)
-    ours = None if told is None else View.complete(anatomy, told)
-    if ours is None or not torch.allclose(ours, own.to(ours), rtol=1e-3, atol=1e-3):
-        raise ConfigError(
-            f"{type(model).__name__}: the last block's state through norm and head does not give "
-            "the model's own logits, so its exits would be wrong; name its parts by "
-            "layout=Layout(stack=..., blocks=..., finish=(...))"
-        )
 
 
 def check_rule(model: Any, rule: object) -> None:

@@ -124,7 +124,7 @@ def save_published(model: Any, folder: str | Path) -> None:
 def plain_base(model: Any) -> Iterator[None]:
     """Make a model with exits the plain model of transformers that it was, for a while."""
     multi_exit, exits = type(model), model._modules.pop("exits")
-    model.__class__ = multi_exit.base_class  # type: ignore[attr-defined]
+    model.__class__ = multi_exit.base_class
     try:
         yield
     finally:

@@ -65,7 +65,9 @@ class View:
         rows = prepared.reshape(tokens.shape[0], prepared.shape[-1])
         scores = self.anatomy.scores(gathered_scores(head, rows, tokens))
         bias = self.anatomy.bias
-        return scores if bias is None else scores + bias.flatten().to(scores)[tokens.to(scores.device)]
+        return (
+            scores if bias is None else scores + bias.flatten().to(scores)[tokens.to(scores.device)]
+        )
 
     @staticmethod
     def complete(
@@ -94,13 +96,14 @@ _DIRECT = Direct()
 
 
 def keeper(positions: int | Tensor) -> Callable[[Tensor], Tensor]:
-    """Make the cut that ``logits_to_keep`` of transformers asks for: 0 all, n the last n, indices."""
+    """Make the cut that ``logits_to_keep`` asks for: 0 all, n the last n, a tensor its indices."""
 
     def keep(states: Tensor) -> Tensor:
         if isinstance(positions, int) and positions == 0:
             return states
         chosen = positions.to(states.device) if isinstance(positions, Tensor) else positions
-        return slice_logits_to_keep(states, chosen)
+        kept: Tensor = slice_logits_to_keep(states, chosen)
+        return kept
 
     return keep
 
