@@ -33,15 +33,15 @@ check: $(DEV)  ## formatting, lint, types, import layers, documentation; no test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	@echo "mkdocs build --strict"
+	@echo "mkdocs build --strict"  # not --quiet: that silences the warnings which strict counts
 	@site=$$(mktemp -d) && trap 'rm -rf "$$site"' EXIT && \
-		$(BIN)/mkdocs build --strict --quiet --site-dir "$$site"
+		$(BIN)/mkdocs build --strict --site-dir "$$site"
 
 bench: $(RUN)  ## measure contrast against plain decoding on this machine
 	@$(BIN)/python benchmarks/contrast.py
 
 docs: $(DEV)  ## build the documentation: open site/index.html
-	@$(BIN)/mkdocs build --strict --quiet --site-dir site
+	@$(BIN)/mkdocs build --strict --site-dir site
 
 # A Python without ensurepip (Debian without python3-venv) lends its own pip for the first install.
 $(VENV):
