@@ -7,11 +7,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import pytest
-import tiny
 import torch
 from hypothesis import settings
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
+from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
+
+import tiny
 
 torch.set_num_threads(1)
 logging.set_verbosity_error()
@@ -29,3 +32,20 @@ def _names_for_doctests(doctest_namespace):
 def tiny_llama():
     """A fresh 4-block Llama: tests may change it."""
     return tiny.model_of("llama")
+
+
+@pytest.fixture
+def byte_tokenizer():
+    """A tokenizer of bytes, built in code."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "<s>", "</s>", *letters])}
+    core = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        padding_side="left",
+    )

@@ -143,9 +143,7 @@ def _left_out(anatomy: Anatomy, first: int) -> Iterator[None]:
 
 
 @contextmanager
-def replaced_forward(
-    blocks: Collection[nn.Module], forward: Callable[..., Any]
-) -> Iterator[None]:
+def replaced_forward(blocks: nn.ModuleList, forward: Callable[..., Any]) -> Iterator[None]:
     """Give blocks another forward, and back theirs afterwards (one that a library set included)."""
     before = [block.__dict__.get("forward") for block in blocks]
     for block in blocks:

@@ -81,8 +81,8 @@ def contrast_logits(
 
     Example:
         >>> upper, lower = torch.tensor([2.0, 1.9, -5.0]), torch.tensor([3.0, 0.0, 0.0])
-        >>> contrast_logits(upper, lower).exp()
-        tensor([0.0522, 0.9474, 0.0005])
+        >>> [round(p, 3) for p in contrast_logits(upper, lower).exp().tolist()]
+        [0.052, 0.947, 0.0]
     """
     check_alpha(alpha, minimum_candidates)
     if upper.shape != lower.shape:

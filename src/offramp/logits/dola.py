@@ -78,7 +78,7 @@ def dola_logits(
     Example:
         >>> upper, lower = torch.tensor([2.0, 1.9, -5.0]), torch.tensor([3.0, 0.0, 0.0])
         >>> dola_logits(upper, [lower])
-        tensor([-0.6505,  2.2495,    -inf])
+        tensor([-0.5500,  2.3500,    -inf])
     """
     if not 0 < relative_top <= 1:
         raise ConfigError(

@@ -6,7 +6,7 @@ Law: names, order and defaults are the published ones (tests/models/test_configu
 """
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -58,11 +58,11 @@ class MultiExitConfiguration:
     vocab_projection_mode: VocabularyProjectionMode | str = (
         VocabularyProjectionMode.LAYER_SPECIFIC_PROJECTION
     )
-    lm_head_layer_indices: tuple[int, ...] | str | None = None
+    lm_head_layer_indices: Sequence[int] | str | None = None
     freeze_parameters: bool | str = False
     use_original_head: bool | str = True
     output_layer_index: int | str | None = None
-    contrast_layer_indices: tuple[ExitName, ExitName] | str | None = None
+    contrast_layer_indices: Sequence[ExitName] | str | None = None
     contrast_function: Callable[[Tensor, Tensor], Tensor] = PUBLISHED_CONTRAST
 
     def __post_init__(self) -> None:

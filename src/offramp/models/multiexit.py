@@ -100,7 +100,7 @@ class MultiExitModel:
         self,
         inputs: Tensor | None = None,
         *args: Any,
-        decoding: DecodingRule | None = None,
+        decoding: object | None = None,
         **kwargs: Any,
     ) -> Any:
         """Generate as transformers does; ``decoding`` chooses which exits answer.

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from offramp.config import VocabularyProjectionMode as Mode
@@ -91,10 +92,10 @@ def save_exits(model: Any, folder: str | Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         _whole(folder / TENSORS, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
         _whole(folder / TABLE, lambda path: path.write_text(text, encoding="utf-8"))
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
         raise CheckpointError(
-            f"cannot write exits to {folder}: {error.strerror or error}; free some space or name "
-            "another folder"
+            f"cannot write exits to {folder}: {reason}; free some space or name another folder"
         ) from None
 
 
