@@ -10,7 +10,7 @@ Not here: running blocks (offramp.blocks.span), catching states (offramp.blocks.
 To add a family: if its parts have the usual names nothing is needed; else add a row to ``LAYOUTS``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
@@ -30,9 +30,11 @@ class Layout:
         stack: From the model to the module that runs the blocks in a loop.
         blocks: From the stack to its ``nn.ModuleList`` of blocks.
         finish: From the stack, in order, what is applied between the last block and the head; a
-            part that a checkpoint does not have (None) is left out.
+            part that a checkpoint does not have (None) is left out. A path that begins with ``/``
+            begins at the model.
         scale: Attribute of the configuration that the logits are multiplied by, if any.
         divisor: Attribute of the configuration that the logits are divided by, if any.
+        shrink: What the finished state is multiplied by before the head, from the configuration.
     """
 
     stack: str
@@ -40,42 +42,75 @@ class Layout:
     finish: tuple[str, ...] = ()
     scale: str | None = None
     divisor: str | None = None
+    shrink: Callable[[Any], float] | None = None
 
 
-_LLAMA = Layout(stack="model", blocks="layers", finish=("norm",))
-_GPT2 = Layout(stack="transformer", blocks="h", finish=("ln_f",))
-_BART = Layout(stack="model.decoder", blocks="layers", finish=("layer_norm",))
+def _llama(norm: str = "norm", **scales: Any) -> Layout:
+    return Layout(stack="model", blocks="layers", finish=(norm,), **scales)
+
+
+def _bart(*norm: str, stack: str = "model.decoder") -> Layout:
+    return Layout(stack=stack, blocks="layers", finish=norm)
+
+
+def _gpt2(*norm: str) -> Layout:
+    return Layout(stack="transformer", blocks="h", finish=norm)
+
+
+def _t5(shrink: Callable[[Any], float] | None) -> Layout:
+    return Layout(stack="decoder", blocks="block", finish=("final_layer_norm",), shrink=shrink)
+
+
+def _by_width(setting: str) -> Callable[[Any], float]:
+    """T5 and its relatives shrink the state by the root of its width if a setting says so."""
+    return lambda config: config.d_model**-0.5 if getattr(config, setting) else 1.0
+
 
 LAYOUTS: dict[str, Layout] = {
-    "gpt_neox": Layout(stack="gpt_neox", blocks="layers", finish=("final_layer_norm",)),
-    "opt": Layout(
-        stack="model.decoder", blocks="layers", finish=("final_layer_norm", "project_out")
-    ),
-    "mpt": Layout(stack="transformer", blocks="blocks", finish=("norm_f",)),
-    "phi": Layout(stack="model", blocks="layers", finish=("final_layernorm",)),
-    "cohere": Layout(stack="model", blocks="layers", finish=("norm",), scale="logit_scale"),
-    "cohere2": Layout(stack="model", blocks="layers", finish=("norm",), scale="logit_scale"),
-    "granite": Layout(stack="model", blocks="layers", finish=("norm",), divisor="logits_scaling"),
-    "granitemoe": Layout(
-        stack="model", blocks="layers", finish=("norm",), divisor="logits_scaling"
-    ),
+    "bart": _bart(),
+    "bigbird_pegasus": _bart("layernorm_embedding"),
     "biogpt": Layout(stack="biogpt", blocks="layers", finish=("layer_norm",)),
-    "bart": _BART,
-    "t5": Layout(stack="decoder", blocks="block", finish=("final_layer_norm",)),
+    "cohere": _llama(scale="logit_scale"),
+    "cohere2": _llama(scale="logit_scale"),
+    "cohere2_moe": _llama(scale="logit_scale"),
+    "ctrl": _gpt2("layernorm"),
+    "falcon_h1": _llama("final_layernorm", scale="lm_head_multiplier"),
+    "gpt_neox": Layout(stack="gpt_neox", blocks="layers", finish=("final_layer_norm",)),
+    "gpt_neox_japanese": Layout(
+        stack="gpt_neox_japanese", blocks="layers", finish=("final_layer_norm",)
+    ),
+    "granite": _llama(divisor="logits_scaling"),
+    "granitemoe": _llama(divisor="logits_scaling"),
+    "granitemoehybrid": _llama(divisor="logits_scaling"),
+    "granitemoeshared": _llama(divisor="logits_scaling"),
+    "inkling_text": _llama(shrink=lambda config: 1 / config.logits_mup_width_multiplier),
+    "led": _bart(stack="led.decoder"),
+    "longt5": _t5(_by_width("scale_decoder_outputs")),
+    "minicpm3": _llama(shrink=lambda config: config.dim_model_base / config.hidden_size),
+    "modernbert-decoder": Layout(stack="model", blocks="layers", finish=("final_norm", "/lm_head")),
+    "opt": _bart("final_layer_norm", "project_out"),
+    "phi": _llama("final_layernorm"),
+    "rwkv": Layout(stack="rwkv", blocks="blocks", finish=("ln_out",)),
+    "seamless_m4t": _bart("layer_norm", stack="text_decoder"),
+    "seamless_m4t_v2": _bart("layer_norm", stack="text_decoder"),
+    "switch_transformers": _t5(_by_width("tie_word_embeddings")),
+    "t5": _t5(_by_width("scale_decoder_outputs")),
+    "umt5": _t5(_by_width("tie_word_embeddings")),
 }
 """Families whose parts or logits are not found by ``USUAL`` alone, by ``config.model_type``."""
 
 USUAL: tuple[Layout, ...] = (
-    _LLAMA,
-    Layout(stack="model", blocks="layers", finish=("final_layernorm",)),
-    Layout(stack="model", blocks="layers", finish=("final_layer_norm",)),
-    Layout(stack="model", blocks="layers", finish=("final_norm",)),
-    _GPT2,
+    *map(_llama, ("norm", "final_layernorm", "final_layer_norm", "final_norm", "layer_norm")),
+    *map(_llama, ("norm_f", "embedding_norm")),
+    _gpt2("ln_f"),
     Layout(stack="transformer", blocks="blocks", finish=("norm_f",)),
     Layout(stack="backbone", blocks="layers", finish=("norm_f",)),
-    Layout(stack="decoder", blocks="block", finish=("final_layer_norm",)),
-    _BART,
-    Layout(stack="model.decoder", blocks="layers"),
+    Layout(stack="model.language_model", blocks="layers", finish=("norm",)),
+    Layout(stack="model.language_model", blocks="layers", finish=("final_layernorm",)),
+    _t5(None),
+    _bart("layer_norm"),
+    _bart("norm"),
+    _bart(),
 )
 """Tried in this order for a family without a row; the first whose every part exists is taken."""
 
@@ -93,16 +128,18 @@ class Anatomy:
         softcap: The logits are squashed to within plus or minus this, if set.
         bias: Added to the logits by the model itself, [1, V], if any (BART).
         listed: The family has been checked by our tests under this layout.
+        config: The part of the model's configuration that describes the blocks.
     """
 
     stack: nn.Module
-    blocks: Sequence[nn.Module]
+    blocks: nn.ModuleList
     finishers: tuple[nn.Module, ...]
     head: nn.Module
     scale: float = 1.0
     softcap: float | None = None
     bias: Tensor | None = field(default=None, repr=False)
     listed: bool = True
+    config: Any = field(default=None, repr=False)
 
     @property
     def depth(self) -> int:
@@ -151,26 +188,34 @@ def anatomy_of(model: nn.Module, layout: Layout | None = None) -> Anatomy:
             return Anatomy(
                 stack=stack,
                 blocks=blocks,
-                finishers=(*finishers, *_scaled_state(config)),
+                finishers=(*finishers, *_shrunk(config, candidate)),
                 head=_head(model),
                 scale=_scale(config, candidate),
-                softcap=getattr(config, "final_logit_softcapping", None),
+                softcap=_softcap(config),
                 bias=getattr(model, "final_logits_bias", None),
-                listed=layout is None and config.model_type in CHECKED,
+                listed=layout is None and _family(model) in CHECKED,
+                config=config,
             )
     raise UnknownLayoutError(_refusal(model, candidates))
 
 
 CHECKED = frozenset(
-    "bart bloom falcon gemma gemma2 gemma3_text gpt2 gpt_neo gpt_neox llama mistral olmo2 opt phi "
-    "phi3 qwen2 qwen3 smollm3 t5".split()
+    {
+        *("bart", "bloom", "falcon", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neo"),
+        *("gpt_neox", "llama", "mistral", "olmo2", "opt", "phi", "phi3", "qwen2", "qwen3"),
+        *("smollm3", "t5"),
+    }
 )
 """Families that tests/blocks/test_families.py proves by name; all others are probed at run time."""
 
 
 def _text_config(model: nn.Module) -> Any:
     config: Any = model.config
-    return config.get_text_config(decoder=True)
+    return config.get_text_config(decoder=True) if config.sub_configs else config
+
+
+def _family(model: Any) -> str:
+    return str(model.config.model_type)
 
 
 def _parts(
@@ -179,7 +224,7 @@ def _parts(
     try:
         stack = attrgetter(layout.stack)(model)
         blocks = attrgetter(layout.blocks)(stack)
-        finishers = [attrgetter(path)(stack) for path in layout.finish if _has(stack, path, layout)]
+        finishers = [_part(model, stack, path) for path in layout.finish]
     except AttributeError:
         return None
     if not isinstance(blocks, nn.ModuleList) or len(blocks) == 0:
@@ -187,9 +232,8 @@ def _parts(
     return stack, blocks, tuple(part for part in finishers if part is not None)
 
 
-def _has(stack: nn.Module, path: str, layout: Layout) -> bool:
-    """BART has no last norm where its relatives have one; no other family may lack a part."""
-    return layout is not _BART or hasattr(stack, path)
+def _part(model: nn.Module, stack: nn.Module, path: str) -> Any:
+    return attrgetter(path.removeprefix("/"))(model if path.startswith("/") else stack)
 
 
 def _head(model: Any) -> nn.Module:
@@ -211,10 +255,14 @@ class _Scale(nn.Module):
         return state * self.factor
 
 
-def _scaled_state(config: Any) -> tuple[nn.Module, ...]:
-    """T5 with tied embeddings scales the state, not the logits."""
-    scaled = getattr(config, "scale_decoder_outputs", False)
-    return (_Scale(config.d_model**-0.5),) if scaled else ()
+def _shrunk(config: Any, layout: Layout) -> tuple[nn.Module, ...]:
+    factor = 1.0 if layout.shrink is None else float(layout.shrink(config))
+    return () if factor == 1.0 else (_Scale(factor),)
+
+
+def _softcap(config: Any) -> float | None:
+    names = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+    return next((cap for name in names if (cap := getattr(config, name, None))), None)
 
 
 def _scale(config: Any, layout: Layout) -> float:

@@ -1,29 +1,37 @@
-"""Run blocks i to j against a cache, roll it back, fill later what was skipped.
+"""Run blocks i to j against a cache, and fill later what was skipped.
 
 In:  tokens or the state of exit i. Out: the state of exit j, and the cache of those blocks grown.
-Law: run(0, k) then run(k, L) is the model's own forward, with cache and without, padded or not; a
-     cache rolled back is the cache before; rows filled later leave the cache as if they had been
-     run at once (tests/blocks/test_span.py, for every family by name).
-Not here: when to stop (offramp.decoding), reading a state (offramp.blocks.projections).
+Law: run(0, k) then run(k, L) is the model's own forward, with cache and without, padded or not;
+     tokens filled later leave the cache as if they had been run at once
+     (tests/blocks/test_span.py, for every family by name).
+Not here: rolling a cache back (offramp.blocks.cache), when to stop (offramp.decoding), reading a
+     state (offramp.blocks.projections).
 
 How: the family's own loop builds masks, positions and whatever else its blocks take. ``run`` lets
 that loop go over the blocks once with their forwards replaced by ones that only note their
 arguments, over a cache that shows the lengths of blocks i to j, and then calls the blocks of the
 span with the arguments noted. So no family's masks are written again here. The noting costs one
-pass of Python over the blocks and no block.
+pass of Python over the blocks and no block. A family that our tests do not name is probed once.
 """
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
-from transformers.cache_utils import Cache, EncoderDecoderCache
+from transformers.cache_utils import (
+    Cache,
+    DynamicCache,
+    DynamicLayer,
+    LinearAttentionCacheLayerMixin,
+)
 
 from offramp.blocks.anatomy import Anatomy
+from offramp.blocks.cache import check_context, view_of
 from offramp.blocks.watch import BlockCall, call_of, replaced_forward, state_of
-from offramp.errors import CacheError, ConfigError
+from offramp.errors import CacheError, ConfigError, OfframpError
 
 
 class Span:
@@ -33,14 +41,26 @@ class Span:
         anatomy: The model's parts.
 
     Raises:
-        ConfigError: Blocks of this model carry a state that cannot be rolled back or filled.
+        ConfigError: Blocks of this model keep more than keys and values, or hand more to each other
+            than the state, so that a span of them is not the model's own forward.
+
+    Example:
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> from offramp.blocks.anatomy import anatomy_of
+        >>> config = LlamaConfig(vocab_size=9, hidden_size=8, intermediate_size=8,
+        ...     num_hidden_layers=3, num_attention_heads=2)
+        >>> span = Span(anatomy_of(LlamaForCausalLM(config)))
+        >>> state = span.run(None, 0, 2, input_ids=torch.tensor([[1, 5, 3]]))
+        >>> span.run(state, 2, 3).shape
+        torch.Size([1, 3, 8])
     """
 
     def __init__(self, anatomy: Anatomy) -> None:
         self.anatomy = anatomy
-        self._output_length: int | None = None
-        for block in anatomy.blocks:
-            _refuse_recurrent(block)
+        self._output_lengths: dict[bool, int] = {}
+        _refuse_recurrent(anatomy)
+        if not anatomy.listed:
+            self._probe()
 
     def run(
         self,
@@ -65,8 +85,10 @@ class Span:
                 ``encoder_attention_mask``.
 
         Raises:
-            ConfigError: The span does not lie within the model, or there is nothing to start from.
-            CacheError: The blocks of the span have seen different numbers of tokens.
+            ConfigError: The span does not lie within the model, or there is nothing to start from,
+                or the mask is for another number of tokens.
+            CacheError: The blocks of the span have seen different numbers of tokens, or the cache
+                is of a kind that cannot be shown in part.
         """
         anatomy = self.anatomy
         if not 0 <= start <= stop <= anatomy.depth:
@@ -74,21 +96,24 @@ class Span:
                 f"no span from exit {start} to {stop}; the model has exits 0 to {anatomy.depth}, "
                 "and a span goes upwards"
             )
-        if state is None and (start > 0 or "input_ids" not in inputs):
+        if state is None and (start > 0 or inputs.get("input_ids") is None):
             raise ConfigError(
                 f"run from exit {start} needs its state" + (" or input_ids" if start == 0 else "")
             )
+        view, past = view_of(cache, start, stop)
+        length = (inputs["input_ids"] if state is None else state).shape[1]
+        check_context(inputs, cache, view, past=past, length=length)
         if state is not None:
             inputs = {**inputs, "input_ids": None, "inputs_embeds": self._stand_in(state)}
-        view = _part(cache, start, stop)
-        first, calls = self._note_calls({**inputs, "past_key_values": view, "use_cache": cache is not None})
+        use_cache = cache is not None
+        first, calls = self._note_calls({**inputs, "past_key_values": view, "use_cache": use_cache})
         current = first if state is None else state
-        carried: tuple[Any, ...] = self._carried(start, current, cache, calls)
+        bias = self._shared_bias(length, past=past, device=current.device)
         for index in range(start, stop):
             args, named = _with_cache(calls[index], view, cache)
-            output = anatomy.blocks[index](current, *_carry(args, carried), **named)
-            current = state_of(output)
-            carried = output[1:] if isinstance(output, tuple) and len(output) == 3 else ()
+            if bias is not None:
+                args = (args[0], bias, *args[2:])
+            current = state_of(anatomy.blocks[index](current, *args, **named))
         return current
 
     def embed(self, **inputs: Any) -> Float[Tensor, "batch seq width"]:
@@ -98,10 +123,15 @@ class Span:
     def _note_calls(
         self, inputs: dict[str, Any]
     ) -> tuple[Float[Tensor, "batch seq width"], list[BlockCall]]:
-        """Let the family's loop go over the blocks without running them."""
-        if self._output_length is None:
-            self._output_length = self._learn_output(inputs)
-        length = self._output_length
+        """Let the family's loop go over the blocks without running them.
+
+        Raises:
+            ConfigError: The loop does not go over the blocks once.
+        """
+        crossed = inputs.get("encoder_hidden_states") is not None
+        if crossed not in self._output_lengths:
+            self._output_lengths[crossed] = self._learn_output(inputs)
+        length = self._output_lengths[crossed]
         states: list[Tensor] = []
         calls: list[BlockCall] = []
 
@@ -113,10 +143,15 @@ class Span:
 
         with replaced_forward(self.anatomy.blocks, note):
             self.anatomy.stack(**inputs)
+        if len(calls) != self.anatomy.depth:
+            raise ConfigError(
+                f"{type(self.anatomy.stack).__name__} called its {self.anatomy.depth} blocks "
+                f"{len(calls)} times in one pass; spans need each to be called once"
+            )
         return states[0], calls
 
     def _learn_output(self, inputs: dict[str, Any]) -> int:
-        """See once whether blocks give a tensor (0) or a tuple (its length), by running block 0."""
+        """See whether blocks give a tensor (0) or a tuple (its length), by running block 0."""
         seen: list[int] = []
 
         def stop(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
@@ -140,117 +175,105 @@ class Span:
 
     def _stand_in(self, state: Float[Tensor, "batch seq width"]) -> Tensor:
         """Embeddings of the right shape for the family's loop; their values are not used."""
-        embeddings = self.anatomy.stack.get_input_embeddings()
+        embeddings = self.anatomy.stack.get_input_embeddings()  # type: ignore[operator]
         width = getattr(embeddings, "embedding_dim", state.shape[-1])
         return state.new_zeros(*state.shape[:-1], width)
 
-    def _carried(
-        self, start: int, state: Tensor, cache: Cache | None, calls: Sequence[BlockCall]
-    ) -> tuple[Any, ...]:
-        """Give what T5's first block hands to all others, for a span that starts above it."""
-        owner = getattr(self.anatomy.blocks[0], "layer", None)
-        attention = getattr(owner[0], "SelfAttention", None) if owner is not None else None
-        shared = attention is not None and not getattr(
-            self.anatomy.blocks[-1].layer[0].SelfAttention, "has_relative_attention_bias", True  # type: ignore[union-attr,index]
+    def _shared_bias(self, length: int, *, past: int, device: torch.device) -> Tensor | None:
+        """Give the position bias that T5's first block makes for all others; None elsewhere."""
+        first, last = (_t5_attention(self.anatomy.blocks[index]) for index in (0, -1))
+        if not getattr(first, "has_relative_attention_bias", False):
+            return None
+        if last.has_relative_attention_bias and last is not first:  # UMT5: each has its own
+            return None
+        bias: Tensor = first.compute_bias(
+            length, past + length, device=device, past_seen_tokens=past
         )
-        if start == 0 or not shared:
-            return ()
-        past = 0 if cache is None else cache.get_seq_length(start)
-        length = state.shape[1]
-        bias = attention.compute_bias(  # type: ignore[union-attr]
-            length, past + length, device=state.device, past_seen_tokens=past
+        return bias
+
+    def _probe(self) -> None:
+        """Run four tokens in spans, with a cache: the last state must be the family's own.
+
+        Raises:
+            ConfigError: It is not.
+        """
+        stack = self.anatomy.stack
+        was_training = stack.training
+        stack.eval()
+        try:
+            with torch.no_grad():
+                same = self._keeps_the_law()
+        except OfframpError:
+            raise
+        except Exception as error:  # whatever the family's own code makes of it
+            raise _no_spans(self.anatomy, f"{type(error).__name__}: {error}") from error
+        finally:
+            stack.train(was_training)
+        if not same:
+            raise _no_spans(self.anatomy, "run in two spans, they give another state")
+
+    def _keeps_the_law(self) -> bool:
+        anatomy = self.anatomy
+        tokens = torch.arange(1, 5, device=anatomy.head.weight.device)[None]  # type: ignore[arg-type]
+        parts = (tokens[:, :3], tokens[:, 3:])
+        own: list[Tensor] = []
+        cache = DynamicCache(config=anatomy.config)
+        handle = anatomy.blocks[-1].register_forward_hook(
+            lambda _, __, output: own.append(state_of(output))
         )
-        return (bias, None)
-
-
-def record_(cache: Cache) -> None:
-    """Make a cache keep what ``rollback_`` needs; call it before the first token to be taken back.
-
-    Only sliding windows need it: they forget what has left the window.
-    """
-    for part in _parts(cache):
-        part.activate_past_recording()
-
-
-def rollback_(cache: Cache, tokens: int, *, start: int = 0, stop: int | None = None) -> None:
-    """Forget the last tokens in blocks ``start`` to ``stop`` of a cache.
-
-    Raises:
-        ConfigError: A negative number of tokens.
-        CacheError: The blocks hold fewer, or a window has already dropped what would come back.
-    """
-    if tokens < 0:
-        raise ConfigError(f"cannot take back {tokens} tokens; give 0 or more")
-    layers = _parts(cache)[0].layers[start:stop]
-    for index, layer in enumerate(layers, start):
-        if not getattr(layer, "is_croppable", False):
-            raise CacheError(
-                f"{type(layer).__name__} of block {index} cannot be rolled back; use a DynamicCache"
-            )
-        length = layer.get_seq_length()
-        if tokens > length:
-            raise CacheError(f"cannot take back {tokens} tokens: block {index} has seen {length}")
-        window = getattr(layer, "sliding_window", None)
-        if window is not None and length >= window and not layer.record_past:
-            raise CacheError(
-                f"block {index} has a window of {window} and has dropped what came before; call "
-                "record_(cache) before the tokens that may be taken back"
-            )
-    for layer in layers:
-        layer.crop(-tokens)
+        try:
+            for part in parts:
+                anatomy.stack(input_ids=part, past_key_values=cache, use_cache=True)
+        finally:
+            handle.remove()
+        cache = DynamicCache(config=anatomy.config)
+        for part, state in zip(parts, own, strict=True):
+            middle = self.run(None, 0, 1, input_ids=part, cache=cache)
+            told = self.run(middle, 1, anatomy.depth, cache=cache)
+            if not torch.allclose(told, state, rtol=1e-3, atol=1e-3):
+                return False
+        return True
 
 
 class _Learnt(Exception):  # noqa: N818 - not an error: it ends a forward early
     pass
 
 
-def _parts(cache: Any) -> tuple[Any, ...]:
-    """The self-attention part of a cache, which is all that grows."""
-    return (cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache,)
-
-
-def _part(cache: Cache | None, start: int, stop: int) -> Any:
-    """Show the blocks of the span as if they were all there is, so that masks get their lengths."""
-    if cache is None or start == stop:
-        return cache
-    layers = _parts(cache)[0].layers
-    lengths = {layer.get_seq_length() for layer in layers[start:stop]}
-    if len(lengths) > 1:
-        raise CacheError(
-            f"blocks {start} to {stop - 1} have seen {sorted(lengths)} tokens; fill the shorter "
-            "ones first, in a span of their own"
-        )
-    part: Any = Cache(layers=layers[start:stop]) if layers[start:stop] else Cache(layers=[])
-    if isinstance(cache, EncoderDecoderCache):
-        return EncoderDecoderCache(part, cache.cross_attention_cache)
-    return part
-
-
 def _with_cache(call: BlockCall, view: Any, cache: Any) -> BlockCall:
     """Put the real cache where the family's loop was shown a part of it."""
+    if cache is None:
+        return call
     args, named = call
+    if not any(value is view for value in (*args, *named.values())):
+        raise CacheError("this model does not hand the cache to its blocks; run spans without one")
     return (
-        tuple(cache if value is view and view is not None else value for value in args),
-        {
-            name: cache if value is view and view is not None else value
-            for name, value in named.items()
-        },
+        tuple(cache if value is view else value for value in args),
+        {name: cache if value is view else value for name, value in named.items()},
     )
 
 
-def _carry(args: tuple[Any, ...], carried: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Put T5's position biases, made by an earlier block, where its loop would have put them."""
-    if not carried:
-        return args
-    mask, _, encoder_states, encoder_mask, _, *rest = args
-    return (mask, carried[0], encoder_states, encoder_mask, carried[1], *rest)
+def _t5_attention(block: nn.Module) -> Any:
+    parts: Sequence[nn.Module] = getattr(block, "layer", None) or (block,)
+    return getattr(parts[0], "SelfAttention", None)
 
 
-def _refuse_recurrent(block: nn.Module) -> None:
-    for name, module in block.named_modules():
-        kind = type(module).__name__.lower()
-        if any(word in kind for word in ("mamba", "deltanet", "shortconv", "recurrent", "linearatt")):
-            raise ConfigError(
-                f"blocks hold a recurrent or convolution layer ({name}: {type(module).__name__}), "
-                "whose state cannot be rolled back or filled later; spans need attention layers"
-            )
+def _refuse_recurrent(anatomy: Anatomy) -> None:
+    kept = {
+        type(layer).__name__
+        for layer in DynamicCache(config=anatomy.config).layers
+        if not isinstance(layer, DynamicLayer) or isinstance(layer, LinearAttentionCacheLayerMixin)
+    }
+    if "past_key_values" not in inspect.signature(anatomy.stack.forward).parameters:
+        kept.add("a state of its own")
+    if kept:
+        raise ConfigError(
+            f"blocks of {type(anatomy.stack).__name__} keep {', '.join(sorted(kept))} beside keys "
+            "and values, which cannot be rolled back or filled later; spans need attention layers"
+        )
+
+
+def _no_spans(anatomy: Anatomy, reason: str) -> ConfigError:
+    return ConfigError(
+        f"blocks of {type(anatomy.stack).__name__} take more than the state of the block before: "
+        f"{reason[:120]}; its exits work, spans of its blocks do not"
+    )
