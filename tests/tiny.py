@@ -145,6 +145,7 @@ SPECIAL = {
     "hunyuan_v1_moe": OWN_HEAD_DIM,
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "kimi_linear": {"linear_head_dim": 8, "linear_num_heads": 4},
+    "lfm2": {"layer_types": ["conv", "full_attention"] * 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "mamba2": {"num_heads": 4, "head_dim": 16, "n_groups": 1},
     "minicpm3": {"dim_model_base": 16},

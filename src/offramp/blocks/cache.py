@@ -26,6 +26,8 @@ def record_(cache: Cache) -> None:
 def rollback_(cache: Cache, tokens: int, *, start: int = 0, stop: int | None = None) -> None:
     """Forget the last tokens in blocks ``start`` to ``stop`` of a cache; all or nothing.
 
+    Without ``stop``, up to the last block that has seen a token (a cache may have more layers than
+    the decoder has blocks, as transformers makes it for T5).
     Sliding windows that were told to ``record_`` are cut back to the window by this, so what was
     seen before is no longer there for a second rollback.
 
@@ -36,7 +38,8 @@ def rollback_(cache: Cache, tokens: int, *, start: int = 0, stop: int | None = N
     if tokens < 0:
         raise ConfigError(f"cannot take back {tokens} tokens; give 0 or more")
     layers = growing(cache).layers
-    stop = len(layers) if stop is None else stop
+    if stop is None:
+        stop = max((i for i, layer in enumerate(layers, 1) if layer.is_initialized), default=1)
     if tokens and stop > len(layers):
         raise CacheError(f"cannot take back {tokens} tokens: block {len(layers)} has seen 0")
     for index, layer in enumerate(layers[start:stop], start):
@@ -96,9 +99,21 @@ def view_of(cache: Cache | None, start: int, stop: int) -> tuple[Any, int]:
 
 
 def check_context(
-    inputs: dict[str, Any], cache: Cache | None, view: Any, *, past: int, length: int
+    inputs: dict[str, Any], cache: Cache | None, view: Any, *, new_tokens: int, by_place: bool
 ) -> None:
-    """Refuse what the family's loop would take and quietly read otherwise than meant."""
+    """Refuse what the family's loop would take and quietly read otherwise than meant.
+
+    Args:
+        inputs: What the loop will get.
+        cache: The cache that the blocks will get.
+        view: What ``view_of`` made of it.
+        new_tokens: T.
+        by_place: The family tells positions by places in the cache, whatever it is given.
+
+    Raises:
+        ConfigError: The attention mask is for another number of tokens.
+        CacheError: A plain cache for an encoder-decoder; hidden places that would be counted.
+    """
     crossed = inputs.get("encoder_hidden_states") is not None
     if crossed and cache is not None and not isinstance(cache, EncoderDecoderCache):
         raise CacheError(
@@ -107,17 +122,20 @@ def check_context(
     mask = inputs.get("attention_mask")
     if not isinstance(mask, Tensor) or mask.dim() != 2:
         return
-    if mask.shape[1] != past + length:
+    past = 0 if view is None else growing(view).get_seq_length()
+    if mask.shape[1] != past + new_tokens:
         raise ConfigError(
             f"attention_mask is for {mask.shape[1]} tokens, but the blocks of this span have seen "
-            f"{past} and get {length}; give it {past + length} columns"
+            f"{past} and get {new_tokens}; give it {past + new_tokens} columns"
         )
     layers = [] if view is None else growing(view).layers
     windows = [getattr(layer, "sliding_window", None) for layer in layers]
-    if any(window is not None and past + length > window for window in windows) and _holes(mask):
+    counted = by_place or any(window and past + new_tokens > window for window in windows)
+    if counted and _holes(mask):
         raise CacheError(
-            "attention_mask hides tokens between others, and sliding windows count places, hidden "
-            "ones included; move each row's tokens together in the cache, hidden places first"
+            "attention_mask hides places between tokens of a row, and this family's sliding "
+            "windows or positions count them; bring each row's tokens together in the cache, "
+            "hidden places first"
         )
 
 
