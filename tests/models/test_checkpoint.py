@@ -231,6 +231,17 @@ def test_a_slightly_fine_tuned_base_is_refused_too(tmp_path):
         AutoMultiExitModel.from_pretrained(tmp_path)
 
 
+def test_a_base_fine_tuned_in_one_matrix_alone_is_refused(tmp_path):
+    multi_exit("llama", "lens").save_pretrained(tmp_path)
+    edit(
+        tmp_path / "model.safetensors",
+        lambda state: state["model.layers.2.mlp.up_proj.weight"].mul_(1.05),
+    )
+
+    with pytest.raises(CheckpointError, match=r"layers\.2\.mlp\.up_proj"):
+        AutoMultiExitModel.from_pretrained(tmp_path)
+
+
 def test_another_shape_is_refused(tmp_path):
     save_exits(multi_exit("llama", "lens"), tmp_path / "exits")
     tiny.model_of("llama", num_hidden_layers=6).save_pretrained(tmp_path / "base")
@@ -308,7 +319,7 @@ def test_exits_that_do_not_fit_the_base_are_refused(tmp_path):
     head = "name_to_lm_exit_head.lm_head_1.weight"
     edit(tmp_path / "model.safetensors", lambda state: state.update({head: torch.ones(5, 32)}))
 
-    with pytest.raises(CheckpointError, match="exit 1 .* does not fit this base"):
+    with pytest.raises(CheckpointError, match=r"exit 1 .* does not fit this base"):
         AutoMultiExitModel.from_pretrained(tmp_path)
 
 
@@ -375,7 +386,7 @@ def test_no_such_model_and_no_network_is_one_line():
 
 
 def test_a_folder_without_exits_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match="holds no exits.json"):
+    with pytest.raises(CheckpointError, match=r"holds no exits\.json"):
         AutoMultiExitModel.from_pretrained(tmp_path, exits=tmp_path)
 
 

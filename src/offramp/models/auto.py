@@ -43,6 +43,16 @@ HUB_OPTIONS = (
     "token",
 )
 _LIBRARY = logging.getLogger("transformers.modeling_utils")
+_UNREADABLE = (
+    OSError,
+    SafetensorError,
+    pickle.UnpicklingError,
+    KeyError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+)
+"""What transformers and its readers raise over a file that is missing, damaged or foreign."""
 
 
 class AutoMultiExitModel:
@@ -173,9 +183,7 @@ def _load_base(name: str, kwargs: dict[str, Any]) -> Any:
             model, info = auto.from_pretrained(
                 name, config=config, output_loading_info=True, **options
             )
-    except (OSError, SafetensorError, pickle.UnpicklingError, KeyError, EOFError) as error:
-        raise CheckpointError(f"cannot load {name!r}: {_one_line(error)}") from error
-    except (RuntimeError, ValueError) as error:
+    except _UNREADABLE as error:
         raise CheckpointError(f"cannot load {name!r}: {_one_line(error)}") from error
     if info["missing_keys"]:
         missing = ", ".join(sorted(info["missing_keys"])[:3])
@@ -188,13 +196,19 @@ def _load_base(name: str, kwargs: dict[str, Any]) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the report of unexpected keys, which are the exits; what is missing we check."""
-    level = _LIBRARY.level
-    _LIBRARY.setLevel(logging.ERROR)
+    """Silence the report of unexpected keys, which are the exits; what is missing we check.
+
+    By a filter and not by a level: a raised level makes transformers report its sharding plan.
+    """
+
+    def errors_only(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR
+
+    _LIBRARY.addFilter(errors_only)
     try:
         yield
     finally:
-        _LIBRARY.setLevel(level)
+        _LIBRARY.removeFilter(errors_only)
 
 
 def _one_line(error: BaseException) -> str:

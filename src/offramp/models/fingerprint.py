@@ -4,8 +4,9 @@ In:  a model. Out: a fingerprint that survives float32, bf16, fp16 and int8 load
 Law: another seed, another fine-tuning or another shape is refused; the same base in another dtype
      is not (tests/models/test_checkpoint.py).
 
-A hash would change with rounding, so the fingerprint holds sampled values themselves: a few of each
-vector (norms, biases) and of the embedding, which quantisers leave alone, rounded to bf16.
+A hash would change with rounding, so the fingerprint holds sampled values themselves, a few of each
+weight, rounded to bf16. Weights that a quantiser has changed are left out of the comparison; norms,
+biases and usually the embedding remain (docs/decisions/0005-fingerprint.md).
 """
 
 import hashlib
@@ -13,7 +14,7 @@ import json
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from offramp.errors import CheckpointError
 
@@ -28,10 +29,9 @@ def fingerprint_of(model: Any) -> dict[str, Any]:
     Args:
         model: A model of transformers, with or without exits.
     """
-    embedding = model.get_input_embeddings().weight
-    samples = {"embedding": _sampled(embedding, EMBEDDING_SAMPLES)}
+    samples = {"embedding": _sampled(model.get_input_embeddings().weight, EMBEDDING_SAMPLES)}
     for name, parameter in model.named_parameters():
-        if parameter.dim() == 1 and not name.startswith("exits."):
+        if not name.startswith("exits."):
             samples[name] = _sampled(parameter, SAMPLES)
     return {"shape": _shape_hash(model), "samples": {k: v for k, v in samples.items() if v}}
 
@@ -63,9 +63,10 @@ def check_fingerprint(model: Any, expected: dict[str, Any], source: str) -> None
 
 
 def _sampled(parameter: Tensor, count: int) -> list[float]:
+    plain = type(parameter) is nn.Parameter and parameter.dtype.is_floating_point
+    if not plain or parameter.device.type == "meta" or parameter.numel() == 0:
+        return []  # quantised or offloaded
     flat = parameter.detach().reshape(-1)
-    if flat.device.type == "meta" or not flat.dtype.is_floating_point or flat.numel() == 0:
-        return []
     places = torch.linspace(0, flat.numel() - 1, min(count, flat.numel())).long()
     return [float(value) for value in flat[places.to(flat.device)].bfloat16().float().cpu()]
 
