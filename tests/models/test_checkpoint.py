@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, Trainer, TrainingArguments
 
 import tiny
 from offramp import (
@@ -26,6 +26,7 @@ from offramp.errors import (
     UnknownLayoutError,
 )
 from offramp.models.checkpoint import TABLE, TENSORS
+from offramp.models.fingerprint import fingerprint_of
 
 PROJECTIONS = ["head", "cast", "direct", "lens", "block"]
 
@@ -240,6 +241,15 @@ def test_a_base_fine_tuned_in_one_matrix_alone_is_refused(tmp_path):
 
     with pytest.raises(CheckpointError, match=r"layers\.2\.mlp\.up_proj"):
         AutoMultiExitModel.from_pretrained(tmp_path)
+
+
+def test_the_fingerprint_reaches_the_end_of_a_large_embedding_and_not_beyond():
+    model = LlamaForCausalLM(tiny.config_of("llama", vocab_size=625_001))
+    weight = model.get_input_embeddings().weight
+    with torch.no_grad():
+        weight[-1, -1] = 5.0
+
+    assert fingerprint_of(model)["samples"]["embedding"][-1] == 5.0
 
 
 def test_another_shape_is_refused(tmp_path):

@@ -67,7 +67,8 @@ def _sampled(parameter: Tensor, count: int) -> list[float]:
     if not plain or parameter.device.type == "meta" or parameter.numel() == 0:
         return []  # quantised or offloaded
     flat = parameter.detach().reshape(-1)
-    places = torch.linspace(0, flat.numel() - 1, min(count, flat.numel())).long()
+    count = min(count, flat.numel())
+    places = torch.arange(count) * (flat.numel() - 1) // max(count - 1, 1)
     return [float(value) for value in flat[places.to(flat.device)].bfloat16().float().cpu()]
 
 
