@@ -1,0 +1,144 @@
+"""Answer prompts in batches with a model that is loaded once.
+
+In:  settings and prompts. Out: results, in order.
+Law: a result depends on its batch, never on the batches before it, so that an interrupted run can
+     be continued; whatever can be refused is refused before the first token is made
+     (tests/cli/test_generate.py).
+Not here: where results go (offramp.cli.run).
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import TextStreamer, set_seed
+
+from offramp.cli.encoding import encode, uses_chat
+from offramp.cli.loading import load, weights_hash
+from offramp.cli.prompts import Message, Prompt
+from offramp.cli.rule import read_rule
+from offramp.cli.settings import Settings
+from offramp.errors import ConfigError
+from offramp.models.multiexit import check_rule
+
+SEED_STEP = 1_000_003
+"""Between the seeds of two prompts, so that runs with the seeds 0, 1, 2, ... share none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One answered prompt, under the names that a user sees."""
+
+    prompt: str | tuple[Message, ...]
+    text: str
+    """What the model wrote, without special tokens."""
+    new_tokens: int
+    """Tokens made, with the one that ended the text."""
+    seconds: float
+    """Time of the batch, shared evenly among its prompts."""
+    decoding: str
+    model: str
+
+
+class Answers:
+    """The answers of one model to some prompts, made when asked for."""
+
+    def __init__(self, settings: Settings, prompts: Sequence[Prompt]) -> None:
+        """Load the model and refuse what cannot be answered.
+
+        Raises:
+            OfframpError: The model cannot be loaded, or does not fit settings or prompts.
+        """
+        self._settings, self._prompts = settings, prompts
+        self._rule, self._decoding = read_rule(settings)
+        self._loaded = load(settings.model, dtype=settings.dtype, device=settings.device)
+        if self._rule is not None:
+            check_rule(self._loaded.model, self._rule)
+        if not self._chosen("do_sample"):
+            settings.refuse_sampled_only()
+        if self._loaded.tokenizer.pad_token is None and settings.batch_size > 1:
+            raise ConfigError(
+                f"--batch-size {settings.batch_size} needs a token to pad with; the tokenizer of "
+                f"{self._loaded.name} has none; use --batch-size 1"
+            )
+        self._tokens = [encode(prompt, self._loaded, settings) for prompt in prompts]
+
+    def facts(self) -> dict[str, Any]:
+        """Name all that decides the texts; device and speed do not."""
+        settings, sampled = self._settings, bool(self._chosen("do_sample"))
+        return {
+            "model": self._loaded.name,
+            "weights": weights_hash(self._loaded.model),
+            "decoding": self._decoding,
+            "chat": uses_chat(self._loaded, settings),
+            "system": settings.system,
+            "sampling": dict(settings.sampling),
+            "max_new_tokens": settings.max_new_tokens,
+            "seed": settings.seed if sampled else None,
+            "batch_size": settings.batch_size if sampled else None,
+        }
+
+    def batches(self) -> list[range]:
+        """Cut the prompts into batches, the same ones in every run."""
+        count, size = len(self._prompts), self._settings.batch_size
+        return [range(first, min(first + size, count)) for first in range(0, count, size)]
+
+    def answer(self, batch: range) -> list[Result]:
+        """Answer one batch of prompts."""
+        start = time.perf_counter()
+        written = self._generate(batch)
+        seconds = round((time.perf_counter() - start) / len(batch), 4)
+        return [
+            Result(
+                prompt=self._prompts[index].content,
+                text=self._loaded.tokenizer.decode(row, skip_special_tokens=True),
+                new_tokens=len(row),
+                seconds=seconds,
+                decoding=self._decoding,
+                model=self._loaded.name,
+            )
+            for index, row in zip(batch, written, strict=True)
+        ]
+
+    def stream(self) -> None:
+        """Print the only prompt's answer on stdout while it is made.
+
+        Raises:
+            ConfigError: Beams are asked for, whose text is known only at the end.
+        """
+        if (beams := self._chosen("num_beams") or 1) > 1:
+            raise ConfigError(f"--stream cannot show {beams} beams; use --num-beams 1")
+        streamer = TextStreamer(self._loaded.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self._generate(range(1), streamer)
+
+    def _generate(self, batch: range, streamer: TextStreamer | None = None) -> list[list[int]]:
+        """Generate for a batch; give each row's new tokens, cut after the one that ends it."""
+        model, tokenizer, settings = self._loaded.model, self._loaded.tokenizer, self._settings
+        rows = {"input_ids": [self._tokens[index] for index in batch]}
+        inputs = tokenizer.pad(rows, padding_side="left", return_tensors="pt").to(model.device)
+        if settings.seed is not None:
+            set_seed((settings.seed + batch.start * SEED_STEP) % 2**32)
+        made = model.generate(
+            inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            decoding=self._rule,
+            streamer=streamer,
+            max_new_tokens=settings.max_new_tokens,
+            pad_token_id=tokenizer.pad_token_id,
+            **settings.sampling,
+        )
+        given = 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
+        end = model.generation_config.eos_token_id
+        ends = set(end if isinstance(end, list) else [end])
+        return [_cut(row, ends) for row in made[:, given:].tolist()]
+
+    def _chosen(self, name: str) -> Any:
+        """Give an option's value: the user's, or the model's own."""
+        own = getattr(self._loaded.model.generation_config, name)
+        return self._settings.sampling.get(name, own)
+
+
+def _cut(row: list[int], ends: set[int | None]) -> list[int]:
+    stop = next((place for place, token in enumerate(row) if token in ends), len(row) - 1)
+    return row[: stop + 1]

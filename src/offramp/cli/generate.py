@@ -1,0 +1,102 @@
+"""``offramp generate``: prompts in, texts out.
+
+Only this module and what it imports first is read for ``--help``; torch and transformers come
+with offramp.cli.run.
+"""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from offramp.cli import options
+from offramp.cli.output import check_output
+from offramp.cli.prompts import read_prompts
+from offramp.cli.settings import Display, Settings
+from offramp.errors import ConfigError
+
+EXAMPLE = "Example: offramp generate 'What is a ferry?' --contrast original:12 --max-new-tokens 40"
+
+
+def generate(  # noqa: PLR0913 - one parameter for each option
+    prompt: options.PromptText = None,
+    *,
+    file: options.PromptFile = None,
+    jsonl: options.PromptJsonl = None,
+    chat: options.Chat = None,
+    system: options.System = None,
+    model: options.Model = None,
+    contrast: options.ContrastPair = None,
+    alpha: options.Alpha = None,
+    exit: options.Exit = None,
+    dola: options.Dola = None,
+    max_new_tokens: options.MaxNewTokens = 128,
+    do_sample: options.DoSample = None,
+    temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    num_beams: options.NumBeams = None,
+    repetition_penalty: options.RepetitionPenalty = None,
+    no_repeat_ngram_size: options.NoRepeatNgramSize = None,
+    seed: options.Seed = None,
+    batch_size: options.BatchSize = 1,
+    dtype: options.DtypeName = options.Dtype.auto,
+    device: options.Device = "auto",
+    stream: options.Stream = False,
+    output: options.Output = None,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Write a text for each prompt, from any exit of a model or by contrast between exits.
+
+    Results go to stdout, everything else to stderr.
+    """
+    sampling = {
+        "do_sample": do_sample,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "num_beams": num_beams,
+        "repetition_penalty": repetition_penalty,
+        "no_repeat_ngram_size": no_repeat_ngram_size,
+    }
+    settings = Settings(
+        model=model,
+        dtype=dtype.value,
+        device=device,
+        contrast=contrast,
+        alpha=alpha,
+        exit=exit,
+        dola=dola,
+        chat=chat,
+        system=system,
+        max_new_tokens=max_new_tokens,
+        sampling={name: value for name, value in sampling.items() if value is not None},
+        batch_size=batch_size,
+        seed=seed,
+    )
+    display = Display(stream=stream, json=json, output=output, overwrite=overwrite, verbose=verbose)
+    if output is not None:
+        check_output(output, inputs=[each for each in (file, jsonl) if each is not None])
+    stdin = None if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read
+    prompts = read_prompts(argument=prompt, file=file, jsonl=jsonl, stdin=stdin)
+    if stream and len(prompts) > 1:
+        raise ConfigError(f"--stream shows one text, got {len(prompts)} prompts; use --output")
+    # --help and the errors above need no torch, which takes seconds to import.
+    with logs_disabled(not verbose):
+        from offramp.cli.run import run  # noqa: PLC0415
+
+    run(settings, prompts, display)
+
+
+@contextmanager
+def logs_disabled(wanted: bool) -> Iterator[None]:
+    """Drop what libraries log while they are imported, such as torchao about its missing parts."""
+    before = logging.root.manager.disable
+    if wanted:
+        logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

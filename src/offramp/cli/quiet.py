@@ -1,0 +1,40 @@
+"""Keep what transformers and the hub client say off stderr, unless it is asked for.
+
+Progress bars of a download stay, since minutes without a sign look like a fault; they show
+themselves on terminals only.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from huggingface_hub import constants
+from huggingface_hub.utils import logging as hub
+from huggingface_hub.utils.tqdm import enable_progress_bars
+from transformers.utils import logging as transformers
+
+
+@contextmanager
+def quiet(*, verbose: bool) -> Iterator[None]:
+    """Silence warnings and logs of libraries until the block ends.
+
+    Args:
+        verbose: Leave everything as it is.
+    """
+    if verbose:
+        yield
+        return
+    levels = transformers.get_verbosity(), hub.get_verbosity()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        transformers.set_verbosity_error()
+        hub.set_verbosity(logging.ERROR)
+        transformers.disable_progress_bar()  # of loading; it takes the bars of downloads along
+        if not constants.HF_HUB_DISABLE_PROGRESS_BARS:
+            enable_progress_bars()
+        try:
+            yield
+        finally:
+            transformers.set_verbosity(levels[0])
+            hub.set_verbosity(levels[1])
