@@ -543,10 +543,23 @@ def test_taking_back_nothing_from_an_empty_cache_is_allowed(name):
 @pytest.mark.parametrize("family", ["mamba", "jamba", "lfm2", "qwen3_next", "rwkv", "minimax"])
 def test_recurrent_and_convolution_layers_are_refused(family):
     with pytest.raises(ConfigError, match=r"keep .* beside keys and values"):
-        Span(anatomy_of(tiny.model_of(family)))
+        Span(anatomy_of(tiny.model_of(family, seq2seq=family == "t5gemma")))
 
 
-@pytest.mark.parametrize("family", ["gemma4_text", "longcat_flash"])
+def test_a_family_whose_blocks_read_the_tokens_needs_them_above_exit_0_too():
+    model = tiny.model_of("gemma4_text")
+    span, ids = Span(anatomy_of(model)), torch.tensor([[5, 3, 4]])
+    state = span.run(None, 0, 2, input_ids=ids)
+
+    last = span.run(state, 2, DEPTH, input_ids=ids)
+
+    anatomy = span.anatomy
+    assert_same(anatomy.scores(anatomy.head(anatomy.finish(last))), model(ids).logits)
+    with pytest.raises(RuntimeError, match="without providing `input_ids`"):
+        span.run(state, 2, DEPTH)
+
+
+@pytest.mark.parametrize("family", ["longcat_flash", "t5gemma"])
 def test_a_family_whose_blocks_take_more_than_a_state_is_refused(family):
     with pytest.raises(ConfigError, match="take more than the state of the block before"):
-        Span(anatomy_of(tiny.model_of(family)))
+        Span(anatomy_of(tiny.model_of(family, seq2seq=family == "t5gemma")))

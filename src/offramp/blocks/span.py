@@ -87,10 +87,10 @@ class Span:
             start: First block to run, 0 to L.
             stop: First block not to run, ``start`` to L.
             cache: Grows by T in these blocks only. The others may be ahead or behind.
-            **inputs: What the family's decoder takes besides: ``input_ids`` [B, T] (needed at
-                exit 0), ``attention_mask`` [B, past + T] with the past of *these* blocks,
-                ``position_ids``, and for encoder-decoders ``encoder_hidden_states``,
-                ``encoder_attention_mask``.
+            **inputs: What the family's decoder takes besides: ``input_ids`` [B, T] of these tokens
+                (needed at exit 0, and above it by families whose blocks read them, as Gemma 4's),
+                ``attention_mask`` [B, past + T] with the past of *these* blocks, ``position_ids``,
+                and for encoder-decoders ``encoder_hidden_states``, ``encoder_attention_mask``.
 
         Raises:
             ConfigError: The span does not lie within the model, or there is nothing to start from,
@@ -113,7 +113,7 @@ class Span:
         view, past = view_of(cache, start, stop)
         length = (inputs["input_ids"] if state is None else state).shape[1]
         check_context(inputs, cache, view, new_tokens=length, by_place=self._by_place)
-        if state is not None:
+        if inputs.get("input_ids") is None and state is not None:
             inputs = {**inputs, "input_ids": None, "inputs_embeds": self._stand_in(state)}
         use_cache = cache is not None
         first, calls = self._note_calls({**inputs, "past_key_values": view, "use_cache": use_cache})
@@ -184,10 +184,10 @@ class Span:
         return seen[0]
 
     def _stand_in(self, state: Float[Tensor, "batch seq width"]) -> Tensor:
-        """Embeddings of the right shape for the family's loop; their values are not used."""
+        """Embeddings of the right shape for the family's loop, which must not use their values."""
         embeddings = self.anatomy.stack.get_input_embeddings()  # type: ignore[operator]
         width = getattr(embeddings, "embedding_dim", state.shape[-1])
-        return state.new_zeros(*state.shape[:-1], width)
+        return state.new_full((*state.shape[:-1], width), torch.nan)
 
     def _shared_bias(self, length: int, *, past: int, device: torch.device) -> Tensor | None:
         """Give the position bias that T5's first block makes for all others; None elsewhere."""
@@ -239,7 +239,7 @@ class Span:
         cache = DynamicCache(config=anatomy.config)
         for part, state in zip(parts, own, strict=True):
             middle = self.run(None, 0, 1, input_ids=part, cache=cache)
-            told = self.run(middle, 1, anatomy.depth, cache=cache)
+            told = self.run(middle, 1, anatomy.depth, input_ids=part, cache=cache)
             if not torch.allclose(told, state, rtol=1e-3, atol=1e-3):
                 return False
         return True
