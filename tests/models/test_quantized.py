@@ -1,10 +1,10 @@
 """Exits on a base whose weights are int8 (torchao, which runs on any processor)."""
 
 import pytest
-import tiny
 import torch
 from transformers import TorchAoConfig
 
+import tiny
 from offramp import AutoMultiExitModel, Contrast, MultiExitConfiguration, attach_exits
 from offramp.blocks.projections import can_gather
 from offramp.errors import ConfigError

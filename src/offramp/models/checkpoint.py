@@ -7,9 +7,9 @@ Not here: writing them (offramp.models.storage), loading the base (offramp.model
 
 Own format, beside a base or apart from it like an adapter:
     exits.json         format, version, the base's name and fingerprint, exit numbers, projections
-    exits.safetensors  the exits' tensors, "<exit>.<parameter>"
+    exits.safetensors  the exits' tensors, ``exit.parameter``
 Published format (IBM/auto-contrastive-generation), one checkpoint with the base:
-    name_to_lm_exit_head.lm_head_<k>.weight, name_to_conv_matrix.<k>_to_<L>.weight, and
+    ``name_to_lm_exit_head.lm_head_k.weight``, ``name_to_conv_matrix.k_to_L.weight``, and
     ``lm_head_layer_indices`` in config.json. It does not say which projection it is for.
 """
 
@@ -49,7 +49,7 @@ class StoredExits:
 
     Attributes:
         projections: How each exit reads its state, by exit number.
-        tensors: Their weights, "<exit>.<parameter>".
+        tensors: Their weights, named ``exit.parameter``, such as ``12.linear.weight``.
         source: Where they are, for messages.
         fingerprint: Of the base they were made for, if the format keeps one.
     """
