@@ -5,7 +5,7 @@ The command line prints that line and exits with code 2; anything else is a bug 
 
     OfframpError
     ├── ConfigError       (ValueError)         a setting is impossible or contradicts another
-    ├── InputError        (ValueError)         a prompt, a file of prompts or an output file is unusable
+    ├── InputError        (ValueError)         a prompt or a file of prompts or results is unusable
     ├── ExitNotFoundError (LookupError)        an exit was asked for that the model does not have
     ├── UnknownLayoutError(TypeError)          a model whose blocks, norm or head cannot be found
     ├── CheckpointError   (ValueError)         a file of weights is damaged, foreign or does not fit
