@@ -220,7 +220,7 @@ models and for text to text, builds each with tiny random weights where it can, 
 
 Of those not built tiny nothing is known. **Bold** families are also tested one by one: every exit
 against the family's own hidden states, with padding, and spans with rollback and filling
-(`tests/blocks/test_families.py`, `tests/blocks/test_span.py`).
+(`tests/blocks/test_families.py`, `test_span.py` and `test_cache.py` beside it).
 
 ## What a refusal looks like
 

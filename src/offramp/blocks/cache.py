@@ -2,7 +2,7 @@
 
 In:  a cache of transformers that grows (``DynamicCache``, ``EncoderDecoderCache`` of two). Out: the
      same cache, shorter; or a view of blocks i to j, for offramp.blocks.span.
-Law: a cache rolled back is the cache before (tests/blocks/test_span.py).
+Law: a cache rolled back is the cache before (tests/blocks/test_cache.py).
 Not here: running blocks (offramp.blocks.span).
 """
 

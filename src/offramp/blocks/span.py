@@ -37,7 +37,7 @@ BY_PLACE = frozenset({"bart", "gpt_neo", "t5"})
 """Families that count places in the cache: learnt or relative positions, or a window of their own.
 
 In all others of ``CHECKED`` a hidden place leaves no trace, given ``position_ids``
-(tests/blocks/test_span.py); of families not named there it is not known.
+(tests/blocks/test_cache.py); of families not named there it is not known.
 """
 
 
@@ -156,7 +156,7 @@ class Span:
         if len(calls) != self.anatomy.depth:
             raise ConfigError(
                 f"{type(self.anatomy.stack).__name__} called its {self.anatomy.depth} blocks "
-                f"{len(calls)} times in one pass; spans need each to be called once"
+                f"{len(calls)} times in one pass; spans need each to be called once (no layerdrop)"
             )
         return states[0], calls
 
@@ -181,7 +181,7 @@ class Span:
             pass
         finally:
             handle.remove()
-        return seen[0]
+        return seen[0] if seen else 0
 
     def _stand_in(self, state: Float[Tensor, "batch seq width"]) -> Tensor:
         """Embeddings of the right shape for the family's loop, which must not use their values."""
