@@ -102,6 +102,8 @@ def test_ctrl_c_ends_with_one_line_and_the_same_command_goes_on(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell's background jobs, such as CI may be, ignore Ctrl-C and hand that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     wait_for_lines(path, BATCH)
     run.send_signal(signal.SIGINT)
