@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 import tiny
@@ -27,13 +27,17 @@ VOCABULARY, CONTEXT = 3 + 2 * 256, 128
 PROMPTS = ("a ferry", "the longest of the prompts that are in here", "b", "round and round", "x")
 
 
-def byte_tokenizer(**options):
+def byte_tokenizer(*, adds_bos, **options):
     """One token a byte, after the special ones; and each byte with a space, to be written only."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     names = [*SPECIAL.values(), *alphabet, *(f"{byte}Ġ" for byte in alphabet)]
     bare = Tokenizer(models.BPE({name: number for number, name in enumerate(names)}, []))
     bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     bare.decoder = decoders.ByteLevel()
+    if adds_bos:
+        bare.post_processor = processors.TemplateProcessing(
+            single="<bos> $A", special_tokens=[("<bos>", names.index("<bos>"))]
+        )
     return PreTrainedTokenizerFast(tokenizer_object=bare, **SPECIAL, **options)
 
 
@@ -41,13 +45,14 @@ def byte_tokenizer(**options):
 def make_folder(tmp_path_factory):
     """Write a tiny model and its tokenizer into a new folder."""
 
-    def make(family="llama", *, template=TEMPLATE, **extra) -> str:
+    def make(family="llama", *, template=TEMPLATE, adds_bos=False, **extra) -> str:
         folder = tmp_path_factory.mktemp(family)
         sizes = {"vocab_size": VOCABULARY, "max_position_embeddings": CONTEXT}
         if family == "t5":
             del sizes["max_position_embeddings"]
         tiny.model_of(family, **{**sizes, **extra}).save_pretrained(folder)
-        byte_tokenizer(chat_template=template).save_pretrained(folder)
+        tokenizer = byte_tokenizer(adds_bos=adds_bos, chat_template=template)
+        tokenizer.save_pretrained(folder)
         return str(folder)
 
     return make

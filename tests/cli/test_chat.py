@@ -29,6 +29,18 @@ def test_the_chat_template_is_used_where_there_is_one(generate):
     assert chat.texts != generate("a ferry", "--no-chat", "--json").texts
 
 
+def test_a_template_that_brings_the_first_token_gets_no_second_one(generate, make_folder):
+    template = "<bos>{% for message in messages %}{{ message.content }}{% endfor %}"
+    adds_bos = make_folder(adds_bos=True, template=template)
+
+    chat = generate("a ferry", "--json", model=adds_bos)
+    by_hand = generate("a ferry", "--no-chat", "--json", model=adds_bos)
+    doubled = generate("<bos>a ferry", "--no-chat", "--json", model=adds_bos)
+
+    assert chat.texts == by_hand.texts
+    assert chat.texts != doubled.texts
+
+
 def test_a_system_message_comes_first_unless_the_prompt_brings_one(generate, write):
     talk = [{"role": "system", "content": "own"}, {"role": "user", "content": "u"}]
     jsonl = write("prompts.jsonl", f'{{"prompt": "u"}}\n{json.dumps({"messages": talk})}\n')
