@@ -1,21 +1,29 @@
 """Language models that answer from any of their layers.
 
 Exits at chosen layers of any transformers model, contrast between them, one answer from any.
+
+The public names are imported when they are first used, so that ``offramp --help`` and an error in
+an option need not wait for torch.
 """
 
-from offramp.blocks.anatomy import Layout
-from offramp.config import VocabularyProjectionMode
-from offramp.decoding import Contrast, DoLa, FixedExit
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from offramp.errors import OfframpError
-from offramp.logits.contrast import contrast_logits
-from offramp.logits.dola import dola_logits
-from offramp.models.attach import attach_exits
-from offramp.models.auto import AutoMultiExitModel
-from offramp.models.configuration import MultiExitConfiguration
-from offramp.models.embedded import load_default
-from offramp.models.multiexit import MultiExitModel
-from offramp.models.storage import save_exits, save_published
 from offramp.version import __version__
+
+if TYPE_CHECKING:
+    from offramp.blocks.anatomy import Layout
+    from offramp.config import VocabularyProjectionMode
+    from offramp.decoding.rules import Contrast, DoLa, FixedExit
+    from offramp.logits.contrast import contrast_logits
+    from offramp.logits.dola import dola_logits
+    from offramp.models.attach import attach_exits
+    from offramp.models.auto import AutoMultiExitModel
+    from offramp.models.configuration import MultiExitConfiguration
+    from offramp.models.embedded import load_default
+    from offramp.models.multiexit import MultiExitModel
+    from offramp.models.storage import save_exits, save_published
 
 __all__ = [
     "AutoMultiExitModel",
@@ -35,3 +43,30 @@ __all__ = [
     "save_exits",
     "save_published",
 ]
+
+_HOMES = {
+    "AutoMultiExitModel": "offramp.models.auto",
+    "Contrast": "offramp.decoding.rules",
+    "DoLa": "offramp.decoding.rules",
+    "FixedExit": "offramp.decoding.rules",
+    "Layout": "offramp.blocks.anatomy",
+    "MultiExitConfiguration": "offramp.models.configuration",
+    "MultiExitModel": "offramp.models.multiexit",
+    "VocabularyProjectionMode": "offramp.config",
+    "attach_exits": "offramp.models.attach",
+    "contrast_logits": "offramp.logits.contrast",
+    "dola_logits": "offramp.logits.dola",
+    "load_default": "offramp.models.embedded",
+    "save_exits": "offramp.models.storage",
+    "save_published": "offramp.models.storage",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'offramp' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

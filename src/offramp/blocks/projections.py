@@ -181,7 +181,7 @@ def gathered_scores(
     """
     weight: Tensor = head.weight  # type: ignore[assignment]
     tokens, prepared = tokens.to(weight.device), prepared.to(weight.device)
-    scores = torch.einsum("rcd,rd->rc", weight[tokens], prepared)
+    scores = torch.bmm(weight[tokens], prepared.unsqueeze(-1)).squeeze(-1)
     bias: Tensor | None = head.bias  # type: ignore[assignment]
     return scores if bias is None else scores + bias[tokens]
 

@@ -101,12 +101,13 @@ class AutoMultiExitModel:
         settings = multi_exit_config or MultiExitConfiguration()
         source = str(model_name_or_path)
         hub = {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name) is not None}
+        has_base = find_file(source, "config.json", hub) is not None  # first: it fails fastest
         table = find_file(str(exits or source), TABLE, {} if exits else hub)
         if exits and table is None:
             raise CheckpointError(
                 f"{exits} holds no {TABLE}; give the folder that save_exits wrote"
             )
-        if table and not exits and find_file(source, "config.json", hub) is None:
+        if table and not exits and not has_base:
             source, kwargs["revision"] = base_of(table)
         model = _load_base(source, kwargs)
         stored = _stored_exits(model, source, hub, table=table, settings=settings)

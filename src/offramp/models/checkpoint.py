@@ -207,7 +207,10 @@ def find_file(source: str, name: str, hub: Mapping[str, Any]) -> Path | None:
     try:
         found = cached_file(source, name, _raise_exceptions_for_missing_entries=False, **hub)
     except OSError as error:
-        raise CheckpointError(f"cannot reach {source!r}: {_first_line(error)}") from None
+        raise CheckpointError(
+            f"cannot reach {source!r}: {_first_line(error)}; check the name and the network, or "
+            "name a folder"
+        ) from None
     return Path(found) if found else None
 
 

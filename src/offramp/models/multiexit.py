@@ -108,7 +108,8 @@ class MultiExitModel:
         Args:
             inputs: As in transformers.
             *args: As in transformers.
-            decoding: ``Contrast``, ``DoLa`` or ``FixedExit``; None is what was chosen at loading.
+            decoding: ``Contrast``, ``DoLa`` or ``FixedExit``; None is what was chosen at loading,
+                and ``FixedExit(exit="original")`` the base's own head whatever was chosen.
             **kwargs: As in transformers.
 
         Raises:
