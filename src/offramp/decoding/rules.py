@@ -23,8 +23,8 @@ ContrastFunction = Callable[[Tensor, Tensor], Tensor]
 """Upper and lower logits [..., V] to scores [..., V], as in the published library."""
 
 SPARSE_SHARE = 8
-"""Beyond V / 8 gathered scores the whole head is taken, which is read in order and once for all rows
-of a batch (docs/lab-log.md, 2026-11-22)."""
+"""Beyond V / 8 gathered scores the whole head is taken, which is read in order and once for all
+rows of a batch (docs/lab-log.md, 2026-11-22)."""
 
 
 @dataclass(frozen=True, kw_only=True)
