@@ -140,10 +140,13 @@ def contrast_sparse(
     gathered = gather_lower(tokens)
     if gathered is None:
         return None
-    inside = values.masked_fill(~plausible, -torch.inf)
+    ragged = len(rows) > 1  # a single row is just as wide as its own list
+    inside = values.masked_fill(~plausible, -torch.inf) if ragged else values
     lower = _clamped(_wide(gathered)).to(values.device)
     shares = (inside - lower).log_softmax(-1) + inside.logsumexp(-1, keepdim=True)
-    return rows.scatter(-1, tokens, shares.where(plausible, values)).reshape(log_upper.shape)
+    if ragged:
+        shares = shares.where(plausible, values)
+    return rows.scatter(-1, tokens, shares).reshape(log_upper.shape)
 
 
 def _plausible_tokens(
