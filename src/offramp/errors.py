@@ -44,3 +44,14 @@ class CacheError(OfframpError, RuntimeError):
 
 class DownloadError(OfframpError, ConnectionError):
     """The embedded default model could not be fetched."""
+
+
+def first_line(error: BaseException) -> str:
+    """Give the first line of what a library said, to be quoted in a message of one line.
+
+    Example:
+        >>> first_line(ValueError("no such file."))
+        'no such file'
+    """
+    lines = str(error).strip().splitlines()
+    return lines[0].strip().rstrip(".") if lines else type(error).__name__

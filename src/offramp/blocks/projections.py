@@ -25,10 +25,8 @@ from offramp.config import VocabularyProjectionMode as Mode
 from offramp.errors import ConfigError
 
 
-class Direct(nn.Module):
-    """``direct``: the base's norm and head. No parameters."""
-
-    mode = Mode.SHARED_PROJECTION_DIRECT
+class _Normed(nn.Module):
+    """Hands a state to its head by the base's last norm alone."""
 
     def prepare(
         self, anatomy: Anatomy, state: Float[Tensor, "*rows width"]
@@ -37,24 +35,24 @@ class Direct(nn.Module):
         return anatomy.finish(state)
 
 
-class Head(nn.Module):
+class Direct(_Normed):
+    """``direct``: the base's norm and head. No parameters."""
+
+    mode = Mode.SHARED_PROJECTION_DIRECT
+
+
+class Head(_Normed):
     """``head``: the base's norm, then an own bias-free matrix [V, D]."""
 
     mode = Mode.LAYER_SPECIFIC_PROJECTION
 
     def __init__(self, like: nn.Module) -> None:
         super().__init__()
-        vocab, width = _plain_weight(like).shape
         weight = _plain_weight(like)
+        vocab, width = weight.shape
         self.linear = nn.Linear(width, vocab, bias=False, device=weight.device, dtype=weight.dtype)
         with torch.no_grad():
             self.linear.weight.copy_(weight)
-
-    def prepare(
-        self, anatomy: Anatomy, state: Float[Tensor, "*rows width"]
-    ) -> Float[Tensor, "*rows out"]:
-        """Give what the head reads."""
-        return anatomy.finish(state)
 
 
 class Cast(nn.Module):
@@ -93,11 +91,11 @@ class Lens(nn.Module):
         return anatomy.finish(state + self.linear(state))
 
 
-class Block(nn.Module):
+class Block(_Normed):
     """``block``: one more block, a copy of the base's last at the start, then norm and head.
 
-    It keeps its own keys and values as an extra layer at the end of the base's cache, so that
-    beams, crops and selections of rows move them along.
+    ``prepare`` takes the output of ``run``. It keeps its own keys and values as an extra layer at
+    the end of the base's cache, so that beams, crops and selections of rows move them along.
     """
 
     mode = Mode.EXTRA_BLOCK
@@ -127,12 +125,6 @@ class Block(nn.Module):
         for value in (*args, *named.values()):
             _make_room_(value, self.cache_index, new_tokens=state.shape[1])
         return state_of(self.block(state, *args, **named))
-
-    def prepare(
-        self, anatomy: Anatomy, state: Float[Tensor, "*rows width"]
-    ) -> Float[Tensor, "*rows out"]:
-        """Give what the head reads, from the output of ``run``."""
-        return anatomy.finish(state)
 
 
 Projection = Direct | Head | Cast | Lens | Block

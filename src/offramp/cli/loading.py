@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
-from offramp.errors import CheckpointError, ConfigError
+from offramp.errors import CheckpointError, ConfigError, first_line
 from offramp.models.attach import attach_exits
 from offramp.models.auto import AutoMultiExitModel
 from offramp.models.default import FOLDER
@@ -81,7 +81,7 @@ def _tokenizer_of(model: Any, name: str) -> Any:
         return AutoTokenizer.from_pretrained(model.name_or_path or name)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"cannot load the tokenizer of {name!r}: {_first_line(error)}; save it into the folder "
+            f"cannot load the tokenizer of {name!r}: {first_line(error)}; save it into the folder "
             "of the base"
         ) from error
 
@@ -94,11 +94,6 @@ def _device(name: str) -> torch.device:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(
-            f"--device {name} cannot be used here ({_first_line(error)}); use cpu or auto"
+            f"--device {name} cannot be used here ({first_line(error)}); use cpu or auto"
         ) from None
     return device
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

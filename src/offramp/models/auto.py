@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from offramp.blocks.anatomy import Layout
 from offramp.config import VocabularyProjectionMode as Mode
-from offramp.errors import CheckpointError
+from offramp.errors import CheckpointError, first_line
 from offramp.models.attach import attach_exits, with_exits
 from offramp.models.checkpoint import (
     TABLE,
@@ -185,7 +185,7 @@ def _load_base(name: str, kwargs: dict[str, Any]) -> Any:
                 name, config=config, output_loading_info=True, **options
             )
     except _UNREADABLE as error:
-        raise CheckpointError(f"cannot load {name!r}: {_one_line(error)}") from error
+        raise CheckpointError(f"cannot load {name!r}: {first_line(error)}") from error
     if info["missing_keys"]:
         missing = ", ".join(sorted(info["missing_keys"])[:3])
         raise CheckpointError(
@@ -210,8 +210,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         _LIBRARY.removeFilter(errors_only)
-
-
-def _one_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

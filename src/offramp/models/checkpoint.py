@@ -28,7 +28,7 @@ from transformers.utils import cached_file
 
 from offramp.config import ORIGINAL
 from offramp.config import VocabularyProjectionMode as Mode
-from offramp.errors import CheckpointError, ConfigError
+from offramp.errors import CheckpointError, ConfigError, first_line
 
 TABLE, TENSORS = "exits.json", "exits.safetensors"
 FORMAT, VERSION = "offramp-exits", 1
@@ -140,7 +140,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path} is damaged or not a safetensors file ({_first_line(error)}); fetch it again"
+            f"{path} is damaged or not a safetensors file ({first_line(error)}); fetch it again"
         ) from None
 
 
@@ -208,7 +208,7 @@ def find_file(source: str, name: str, hub: Mapping[str, Any]) -> Path | None:
         found = cached_file(source, name, _raise_exceptions_for_missing_entries=False, **hub)
     except OSError as error:
         raise CheckpointError(
-            f"cannot reach {source!r}: {_first_line(error)}; check the name and the network, or "
+            f"cannot reach {source!r}: {first_line(error)}; check the name and the network, or "
             "name a folder"
         ) from None
     return Path(found) if found else None
@@ -242,7 +242,7 @@ def _exit_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
                         yield name, file.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
-                f"{path} is damaged or no safetensors file ({_first_line(error)}); fetch it again"
+                f"{path} is damaged or no safetensors file ({first_line(error)}); fetch it again"
             ) from None
         return
     try:
@@ -250,12 +250,12 @@ def _exit_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
         items = [(name, value) for name, value in state.items() if _is_exit(name)]
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} holds pickled code, which is never run ({_first_line(error)}); convert it to "
+            f"{path} holds pickled code, which is never run ({first_line(error)}); convert it to "
             "safetensors where you trust it"
         ) from None
     except (RuntimeError, EOFError, OSError, AttributeError, ValueError) as error:
         raise CheckpointError(
-            f"{path} is damaged or not a file of weights ({_first_line(error)}); fetch it again"
+            f"{path} is damaged or not a file of weights ({first_line(error)}); fetch it again"
         ) from None
     yield from items
 
@@ -263,8 +263,3 @@ def _exit_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
 def _is_exit(key: str) -> bool:
     """Tell an exit's key; ``lm_head_original`` is only another name for the base's own head."""
     return key.startswith("name_to_") and ".lm_head_original." not in key
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].strip().rstrip(".") if lines else type(error).__name__

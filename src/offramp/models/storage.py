@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from offramp.config import VocabularyProjectionMode as Mode
-from offramp.errors import CheckpointError, ConfigError
+from offramp.errors import CheckpointError, ConfigError, first_line
 from offramp.models.checkpoint import FORMAT, TABLE, TENSORS, VERSION
 from offramp.models.fingerprint import fingerprint_of
 
@@ -93,9 +93,9 @@ def save_exits(model: Any, folder: str | Path) -> None:
         _whole(folder / TENSORS, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
         _whole(folder / TABLE, lambda path: path.write_text(text, encoding="utf-8"))
     except (OSError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
         raise CheckpointError(
-            f"cannot write exits to {folder}: {reason}; free some space or name another folder"
+            f"cannot write exits to {folder}: {first_line(error)}; free some space or name another "
+            "folder"
         ) from None
 
 
