@@ -1,0 +1,1 @@
+"""Train exits: data, objectives, closed forms, gates, and the Trainer that joins them."""
