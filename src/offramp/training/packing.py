@@ -1,0 +1,234 @@
+"""Turn rows of text, pairs or conversations into rows of tokens and labels.
+
+In:  rows of columns, a tokenizer. Out: tokens, and labels that are -100 where nothing is learned.
+Law: packing loses no token and changes no order; labels hide exactly the prompt or the turns of
+     others (tests/training/test_data.py).
+Not here: where rows come from (offramp.training.sources), their order (offramp.training.data).
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Any
+
+from offramp.errors import InputError, first_line
+from offramp.training.formats import Row, Rows
+
+HIDDEN = -100
+"""The label of a position where nothing is learned."""
+MESSAGES = "messages"
+TOGETHER = 32
+"""Documents that are encoded at a time, which the tokenizer does in parallel."""
+Tokens = dict[str, list[int]]
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Names of columns.
+
+    Attributes:
+        text: Documents.
+        prompt: First parts of pairs.
+        completion: Second parts of pairs, which are learned.
+    """
+
+    text: str
+    prompt: str
+    completion: str
+
+    def kind(self, row: Row) -> str:
+        """Tell ``"pair"``, ``"conversation"`` or ``"text"``, the first that the columns allow.
+
+        Raises:
+            InputError: None of them.
+        """
+        if {self.prompt, self.completion} <= row.keys():
+            return "pair"
+        if MESSAGES in row:
+            return "conversation"
+        if self.text in row:
+            return "text"
+        found = ", ".join(sorted(map(str, row))) or "none"
+        raise InputError(
+            f"cannot tell what to learn: found the columns {found}, looked for {self.prompt} and "
+            f"{self.completion}, {MESSAGES}, or {self.text}; name the columns to use"
+        )
+
+
+def tokens_of(rows: Rows, tokenizer: Any, *, columns: Columns, block_size: int) -> Iterator[Tokens]:
+    """Give rows of ``input_ids`` and ``labels``, of at most ``block_size`` tokens.
+
+    Args:
+        rows: Places and columns; the first row decides what all of them are.
+        tokenizer: Encodes.
+        columns: Their names.
+        block_size: Documents are packed into blocks of it; pairs and conversations are cut.
+
+    Raises:
+        InputError: A row that cannot be used.
+    """
+    first = next(rows, None)
+    if first is None:
+        return
+    place, row = first
+    try:
+        kind = columns.kind(row)
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from None
+    rows = chain([first], rows)
+    if kind == "text":
+        texts = (_text(row, columns.text, place) for place, row in rows)
+        for block in _packed(_documents(texts, tokenizer), block_size):
+            yield {"input_ids": block, "labels": list(block)}
+    elif kind == "pair":
+        yield from _cut((_pair(row, tokenizer, columns, place) for place, row in rows), block_size)
+    else:
+        yield from _cut((_turns(row, tokenizer, place) for place, row in rows), block_size)
+
+
+def _value(row: Row, column: str, place: str) -> Any:
+    if column not in row:
+        found = ", ".join(sorted(map(str, row))) or "none"
+        raise InputError(f"{place}: no column {column}, found {found}; give every row the same")
+    return row[column]
+
+
+def _text(row: Row, column: str, place: str) -> str:
+    text = _value(row, column, place)
+    if text is None:
+        return ""
+    if not isinstance(text, str):
+        raise InputError(f"{place}: {column} must be a text, got a {type(text).__name__}")
+    return text
+
+
+def _encode(tokenizer: Any, texts: list[str], *, special: bool) -> list[list[int]]:
+    found: list[list[int]] = tokenizer(texts, add_special_tokens=special, verbose=False)[
+        "input_ids"
+    ]
+    return found
+
+
+def _documents(texts: Iterator[str], tokenizer: Any) -> Iterator[list[int]]:
+    """Encode documents, with the end token between two of them."""
+    end = tokenizer.eos_token_id
+    last: int | None = end
+    written = (text for text in texts if text)
+    while batch := list(islice(written, TOGETHER)):
+        for document in _encode(tokenizer, batch, special=True):
+            if end is not None and last != end:
+                yield [end]
+            yield document
+            last = document[-1] if document else last
+
+
+def _packed(documents: Iterable[list[int]], block_size: int) -> Iterator[list[int]]:
+    """Cut one stream of tokens into blocks; the last one may be shorter, down to 2 tokens."""
+    block: list[int] = []
+    for document in documents:
+        block += document
+        while len(block) >= block_size:
+            yield block[:block_size]
+            del block[:block_size]
+    if len(block) >= 2:
+        yield block
+
+
+def _cut(rows: Iterator[Tokens], block_size: int) -> Iterator[Tokens]:
+    """Cut each row; drop those in which nothing to learn is left."""
+    dropped = kept = 0
+    for row in rows:
+        labels = row["labels"][:block_size]
+        if all(label == HIDDEN for label in labels[1:]):
+            dropped += 1
+            continue
+        kept += 1
+        yield {"input_ids": row["input_ids"][:block_size], "labels": labels}
+    if dropped:
+        lost = f"{dropped} of {dropped + kept} rows hold nothing to learn in {block_size} tokens"
+        if not kept:
+            raise InputError(f"{lost}; make block_size larger")
+        _logger.warning("%s and were dropped", lost)
+
+
+def _pair(row: Row, tokenizer: Any, columns: Columns, place: str) -> Tokens:
+    """Encode both parts apart, as the prompt is when the model is used; texts get an end token."""
+    prompt, completion = (
+        _part(row, column, tokenizer, place, special=column == columns.prompt)
+        for column in (columns.prompt, columns.completion)
+    )
+    if isinstance(row[columns.completion], str) and completion[-1:] != [tokenizer.eos_token_id]:
+        completion += _end(tokenizer)
+    return {"input_ids": prompt + completion, "labels": [HIDDEN] * len(prompt) + completion}
+
+
+def _end(tokenizer: Any) -> list[int]:
+    return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+
+
+def _part(row: Row, column: str, tokenizer: Any, place: str, *, special: bool) -> list[int]:
+    """Give the tokens of one part of a pair, which may be tokens already."""
+    part = _value(row, column, place)
+    if isinstance(part, str):
+        (tokens,) = _encode(tokenizer, [part], special=special) if part or special else [[]]
+        ended = special and tokens[-1:] == _end(tokenizer) != []
+        return tokens[:-1] if ended else tokens
+    if isinstance(part, Sequence) and all(type(each) is int and each >= 0 for each in part):
+        return list(part)
+    raise InputError(
+        f"{place}: {column} must be a text or a list of tokens, got a {type(part).__name__}"
+    )
+
+
+def _turns(row: Row, tokenizer: Any, place: str) -> Tokens:
+    """Encode a conversation by the chat template, turn by turn; only answers are learned."""
+    turns = _messages(row, place)
+    written, ids, labels = "", list[int](), list[int]()
+    for number, turn in enumerate(turns):
+        if turn["role"] != "assistant":
+            continue
+        for upto, learned in ((turns[:number], False), (turns[: number + 1], True)):
+            text = _template(tokenizer, upto, place, opened=not learned) if upto else ""
+            if not text.startswith(written):
+                raise InputError(
+                    f"{place}: the chat template writes earlier turns anew when a turn is added, "
+                    "so the answers cannot be told apart; train on prompt and completion instead"
+                )
+            (tokens,) = _encode(tokenizer, [text[len(written) :]], special=False)
+            ids += tokens
+            labels += tokens if learned else [HIDDEN] * len(tokens)
+            written = text
+    return {"input_ids": ids, "labels": labels}
+
+
+def _messages(row: Row, place: str) -> list[Mapping[str, Any]]:
+    turns = _value(row, MESSAGES, place)
+    good = isinstance(turns, Sequence) and all(
+        isinstance(turn, Mapping) and {"role", "content"} <= turn.keys() for turn in turns
+    )
+    if not good or isinstance(turns, str):
+        raise InputError(
+            f'{place}: {MESSAGES} must be a list of objects with "role" and "content", got a '
+            f"{type(turns).__name__}"
+        )
+    return [{key: value for key, value in turn.items() if value is not None} for turn in turns]
+
+
+def _template(tokenizer: Any, turns: Sequence[Any], place: str, *, opened: bool) -> str:
+    if tokenizer.chat_template is None:
+        raise InputError(
+            f"{place}: the tokenizer has no chat template for {MESSAGES}; use a chat model, or "
+            "write prompt and completion"
+        )
+    try:
+        text: str = tokenizer.apply_chat_template(
+            turns, add_generation_prompt=opened, tokenize=False
+        )
+    except Exception as error:  # a template raises what it likes
+        raise InputError(
+            f"{place}: the chat template refuses these turns: {first_line(error)}; correct them"
+        ) from None
+    return text
