@@ -55,14 +55,22 @@ def test_a_folder_gives_the_files_of_a_split(tmp_path):
 
 
 def test_a_folder_without_rows_says_what_it_should_hold(tmp_path):
+    write(tmp_path / ".hidden" / "rows.jsonl", "no")
+    (tmp_path / "README.md").write_text("no rows")
+
     with pytest.raises(InputError, match=r"holds no file that can be read; put \.txt, \.jsonl"):
         rows_of(str(tmp_path))
 
 
 def test_what_datasets_saved_is_read(tmp_path):
-    datasets.Dataset.from_dict({"text": ["a", "b"]}).save_to_disk(str(tmp_path / "saved"))
+    data = datasets.Dataset.from_dict({"text": ["a", "b"]})
+    data.save_to_disk(str(tmp_path / "one"))
+    datasets.DatasetDict({"train": data}).save_to_disk(str(tmp_path / "many"))
 
-    assert rows_of(str(tmp_path / "saved")) == [{"text": "a"}, {"text": "b"}]
+    assert rows_of(str(tmp_path / "one")) == [{"text": "a"}, {"text": "b"}]
+    assert rows_of(str(tmp_path / "many")) == [{"text": "a"}, {"text": "b"}]
+    with pytest.raises(InputError, match=r"many/test holds no file that can be read"):
+        rows_of(str(tmp_path / "many"), split="test")
 
 
 def test_files_have_no_split(tmp_path):

@@ -125,20 +125,25 @@ def _uncounted() -> Iterator[None]:
 
 def _folder(path: Path, split: str) -> Files | Hub:
     """Take the files of a folder that belong to a split, by the rules of `datasets`."""
+    if (path / "dataset_dict.json").exists():
+        path = path / split
     if (path / "state.json").exists():
         with _told(str(path)):
             data = datasets.load_from_disk(str(path))
         return Hub(name=str(path), data=data, stamp=str(data.cache_files))
-    known = [each for each in path.rglob("*") if each.suffix.lower() in READERS]
-    if not known:
-        raise InputError(f"{path} holds no file that can be read; put {_suffixes()} files there")
     base = glob.escape(str(path))
-    patterns = get_data_patterns(base)
+    try:
+        patterns = get_data_patterns(base)
+    except FileNotFoundError:  # of `datasets`: no file that is not hidden
+        patterns = {split: []}
     if split not in patterns:
         found = ", ".join(map(str, patterns))
         raise InputError(f"{path} has no split {split!r}, its files are named for {found}; use one")
-    files = {Path(file) for file in DataFilesList.from_patterns(patterns[split], base_path=base)}
-    return _files(sorted(file for file in files if file.suffix.lower() in READERS), None)
+    names = DataFilesList.from_patterns(patterns[split], base_path=base)
+    files = sorted({Path(name) for name in names if Path(name).suffix.lower() in READERS})
+    if not files:
+        raise InputError(f"{path} holds no file that can be read; put {_suffixes()} files there")
+    return _files(files, None)
 
 
 def _files(paths: Sequence[Path], split: str | None) -> Files:
