@@ -297,6 +297,7 @@ def test_a_gate_is_judged_at_its_threshold(whole):
 
     found = measure_exits(model, padded(texts()))
 
+    assert found.exits[0].gate.threshold == 0.6
     assert 0 < int((stops & agrees).sum()) < int(stops.sum())
     assert found.exits[0].gate.precision == pytest.approx((agrees[stops]).double().mean().item())
     assert found.exits[0].gate.recall == pytest.approx(stops[agrees].double().mean().item())

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from offramp.evaluation.tally import (
     BINS,
     Calibration,
+    Last,
     RowMeans,
     judge,
     log_probabilities,
@@ -25,31 +26,38 @@ def scores(seed: int) -> torch.Tensor:
 
 
 def test_an_exit_is_judged_by_the_formulas():
-    log_p, log_last = log_probabilities(scores(0)), log_probabilities(scores(1))
+    log_p, last = log_probabilities(scores(0)), Last.of(scores(1))
     targets = torch.randint(V, (N,), generator=torch.Generator().manual_seed(2))
 
-    judged = judge(log_p, log_last, targets)
+    judged = judge(log_p, last, targets)
 
     five = [set(row.topk(5).indices.tolist()) for row in log_p]
-    final = log_last.argmax(-1).tolist()
-    expected = torch.nn.functional.kl_div(log_p, log_last, log_target=True, reduction="none")
+    final = scores(1).argmax(-1).tolist()
+    expected = torch.nn.functional.kl_div(log_p, last.log_p, log_target=True, reduction="none")
     torch.testing.assert_close(judged.divergence, expected.sum(-1), rtol=0, atol=1e-12)
     loss = torch.nn.functional.cross_entropy(scores(0), targets, reduction="none")
     torch.testing.assert_close(judged.loss, loss, rtol=0, atol=1e-12)
     agreed = [best in row for best, row in zip(final, five, strict=True)]
     assert judged.agrees_top.tolist() == agreed
-    assert judged.agrees.tolist() == (log_p.argmax(-1) == log_last.argmax(-1)).tolist()
+    assert judged.agrees.tolist() == (log_p.argmax(-1) == scores(1).argmax(-1)).tolist()
     assert judged.correct.tolist() == (log_p.argmax(-1) == targets).tolist()
     assert torch.equal(judged.confidence, log_p.exp().amax(-1))
 
 
 def test_a_token_that_the_last_layer_finds_impossible_adds_no_divergence():
-    last = log_probabilities(torch.tensor([[0.0, 0.0, -math.inf]]))
-    exit = log_probabilities(torch.tensor([[0.0, 0.0, 0.0]]))
+    last = Last.of(torch.tensor([[0.0, 0.0, -math.inf], [0.0, 0.0, -math.inf]]))
+    exit = log_probabilities(torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, -math.inf]]))
 
-    found = judge(exit, last, torch.tensor([0])).divergence
+    found = judge(exit, last, torch.tensor([0, 0])).divergence
 
-    assert found.item() == pytest.approx(math.log(3 / 2), abs=1e-6)
+    assert found.tolist() == pytest.approx([math.log(3 / 2), 0], abs=1e-6)
+
+
+def test_a_token_that_only_the_exit_finds_impossible_diverges_without_bound():
+    last = Last.of(torch.tensor([[0.0, 0.0]]))
+    exit = log_probabilities(torch.tensor([[0.0, -math.inf]]))
+
+    assert judge(exit, last, torch.tensor([0])).divergence.item() == math.inf
 
 
 @given(cuts=st.lists(st.integers(0, N), max_size=4), seed=st.integers(0, 9))

@@ -22,16 +22,16 @@ from offramp.config import ORIGINAL, ExitName
 from offramp.decoding.protocol import DecodingRule
 from offramp.errors import ConfigError, InputError
 from offramp.evaluation.report import NUMBERS, RULE_NUMBERS, Named, Report, Sums, report_of
-from offramp.evaluation.tally import judge, log_probabilities, losses, oracle_places
+from offramp.evaluation.tally import Last, judge, log_probabilities, losses, oracle_places
 from offramp.models.multiexit import check_rule
 from offramp.models.view import View, keeper
 
 IGNORED = -100
 """The label of a token that is not to be predicted, as everywhere in transformers."""
 
-CHUNK = 256
-"""Positions at a time: 50 MB of float32 scores for a vocabulary of 50,000, of which about six
-tables exist at once."""
+CHUNK = 128
+"""Positions at a time: 25 MB of float32 scores for a vocabulary of 50,000, of which about six
+tables exist at once. More took no less time on a processor."""
 
 Batch = Mapping[str, Tensor]
 """``input_ids``, ``attention_mask`` and ``labels``, each [B, T]; labels are not shifted."""
@@ -183,11 +183,16 @@ class _Measuring:
                 "the text has no token to predict: every label is -100 or every row a single "
                 "token; give longer texts"
             )
-        named = [Named(exit, self._mode(exit), self._gate(exit) is not None) for exit in self.exits]
+        named = tuple(map(self._named, self.exits))
         return report_of(self.sums, exits=named, rules=tuple(self.rules), depth=self.anatomy.depth)
 
-    def _mode(self, exit: ExitName) -> str | None:
-        return None if exit == ORIGINAL else self.projections[exit].mode.short
+    def _named(self, exit: ExitName) -> Named:
+        gate = self._gate(exit)
+        return Named(
+            exit=exit,
+            projection=None if exit == ORIGINAL else self.projections[exit].mode.short,
+            threshold=None if gate is None else float(gate.threshold),
+        )
 
     def _gate(self, exit: ExitName) -> Any:
         return None if exit == ORIGINAL else getattr(self.projections[exit], "gate", None)
@@ -230,19 +235,19 @@ class _Measuring:
 
     def _numbers(self, part: _Positions, view: View) -> Float[Tensor, "tokens exits numbers"]:
         """Judge every exit at some positions; exits one after the other, for the memory."""
-        last = log_probabilities(view.logits(ORIGINAL)[0])
-        targets = part.targets.to(last.device)
+        last = Last.of(view.logits(ORIGINAL)[0])
+        targets = part.targets.to(last.best.device)
         found, agreeing = [], []
         for exit in self.exits:
-            said = last
+            said = last.log_p
             if exit != ORIGINAL:
-                said = log_probabilities(view.logits(exit)[0].to(last.device))
+                said = log_probabilities(view.logits(exit)[0].to(said.device))
             judged = judge(said, last, targets)
-            _refuse_nan(judged.loss + judged.divergence, f"exit {exit}")
+            _refuse_nan(judged.loss, f"exit {exit}")
             stops = torch.zeros_like(judged.agrees)
             if (gate := self._gate(exit)) is not None:
                 state = part.of(part.states[exit])[0]  # type: ignore[index]
-                stops = (gate.confidence(state) >= gate.threshold).to(last.device)
+                stops = (gate.confidence(state) >= gate.threshold).to(said.device)
             agreeing.append(judged.agrees)
             numbers = judged._asdict() | {"stops": stops, "stops_rightly": stops & judged.agrees}
             found.append(torch.stack([numbers[name].double() for name in NUMBERS], -1))

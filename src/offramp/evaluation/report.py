@@ -40,6 +40,7 @@ class GateReport:
     """How well an exit's gate, at its threshold, tells where the exit gives the final answer.
 
     Attributes:
+        threshold: It says stop at this confidence or above.
         precision: Share of the tokens at which it says stop that have the final answer; None if it
             never says so.
         recall: Share of the tokens with the final answer at which it says stop; None if there are
@@ -47,6 +48,7 @@ class GateReport:
         stops: Share of all tokens at which it says stop.
     """
 
+    threshold: float
     precision: float | None
     recall: float | None
     stops: float
@@ -139,11 +141,11 @@ class Report:
 
 
 class Named(NamedTuple):
-    """An exit that was measured."""
+    """An exit that was measured; ``threshold`` is that of its gate, if it has one."""
 
     exit: ExitName
     projection: str | None
-    gated: bool
+    threshold: float | None
 
 
 @dataclass(kw_only=True)
@@ -212,13 +214,14 @@ def _exit_report(sums: Sums, place: int, named: Named) -> ExitReport:
         calibration_error=float(sums.calibration.error[place]),
         oracle_share=oracle[place] / sums.means.tokens,
         oracle_cumulative=sum(oracle[: place + 1]) / sums.means.tokens,
-        gate=_gate_report(mean) if named.gated else None,
+        gate=None if named.threshold is None else _gate_report(mean, named.threshold),
     )
 
 
-def _gate_report(mean: Mapping[str, float]) -> GateReport:
+def _gate_report(mean: Mapping[str, float], threshold: float) -> GateReport:
     stops, agrees, rightly = mean["stops"], mean["agrees"], mean["stops_rightly"]
     return GateReport(
+        threshold=threshold,
         precision=rightly / stops if stops else None,
         recall=rightly / agrees if agrees else None,
         stops=stops,

@@ -54,35 +54,51 @@ def losses(
     return -log_p.gather(-1, targets[:, None])[:, 0].double()
 
 
+class Last(NamedTuple):
+    """What the last layer says about N tokens, worked out once for all exits.
+
+    Attributes:
+        log_p: Log-probabilities.
+        p: Probabilities.
+        best: The best tokens.
+    """
+
+    log_p: Float[Tensor, "tokens vocab"]
+    p: Float[Tensor, "tokens vocab"]
+    best: Int[Tensor, " tokens"]
+
+    @classmethod
+    def of(cls, scores: Float[Tensor, "tokens vocab"]) -> "Last":
+        """Work it out from scores."""
+        log_p = log_probabilities(scores)
+        return cls(log_p=log_p, p=log_p.exp(), best=log_p.argmax(-1))
+
+
 def judge(
-    log_exit: Float[Tensor, "tokens vocab"],
-    log_last: Float[Tensor, "tokens vocab"],
-    targets: Int[Tensor, " tokens"],
+    log_exit: Float[Tensor, "tokens vocab"], last: Last, targets: Int[Tensor, " tokens"]
 ) -> Judged:
     """Compare an exit with the text and with the last layer.
 
     Args:
         log_exit: Log-probabilities of the exit.
-        log_last: Log-probabilities of the last layer.
+        last: What the last layer says.
         targets: The next tokens of the text.
 
     Example:
-        >>> last = log_probabilities(torch.tensor([[0.0, 2.0]]))
-        >>> judge(last, last, torch.tensor([1])).divergence.item()
+        >>> last = Last.of(torch.tensor([[0.0, 2.0]]))
+        >>> judge(last.log_p, last, torch.tensor([1])).divergence.item()
         0.0
     """
-    best, answers = log_exit.max(-1)
-    final = log_last.argmax(-1)
-    better = log_exit > log_exit.gather(-1, final[:, None])
-    possible = log_last > -torch.inf
-    terms = log_last.exp() * (log_last - log_exit).where(possible, 0.0)
+    confidence, answers = log_exit.max(-1)
+    better = log_exit > log_exit.gather(-1, last.best[:, None])
+    terms = (last.log_p - log_exit).mul_(last.p)  # NaN where p is 0 and counts nothing
     return Judged(
         loss=losses(log_exit, targets),
         correct=(answers == targets).double(),
-        agrees=answers == final,
+        agrees=answers == last.best,
         agrees_top=(better.sum(-1) < TOP).double(),
-        divergence=terms.sum(-1, dtype=torch.float64),
-        confidence=best.double().exp(),
+        divergence=terms.nansum(-1, dtype=torch.float64),
+        confidence=confidence.double().exp(),
     )
 
 
