@@ -11,6 +11,7 @@ import pytest
 import typer
 
 from offramp.cli import app, main
+from offramp.cli.evaluate import EXAMPLE as EVALUATE_EXAMPLE
 from offramp.cli.generate import EXAMPLE
 from offramp.cli.models import MODELS_EXAMPLE, VERSION_EXAMPLE
 
@@ -51,6 +52,7 @@ def shell(command: str) -> subprocess.CompletedProcess[str]:
     [
         ([], "Example: offramp generate 'What is a ferry?' --exit 18"),
         (["generate"], EXAMPLE),
+        (["evaluate"], EVALUATE_EXAMPLE),
         (["models"], MODELS_EXAMPLE),
         (["version"], VERSION_EXAMPLE),
     ],
@@ -80,9 +82,11 @@ def test_every_option_of_generate_has_a_text_and_its_whole_name_at_80_columns(of
     ("arguments", "code"),
     [
         (["generate", "--help"], 0),
+        (["evaluate", "--help"], 0),
         (["--version"], 0),
         (["generate", "--top-k", "many"], 2),
         (["generate", "a", "--exit", "3", "--dola", "low"], 2),
+        (["evaluate", "--data", "a", "--exit", "3", "--dola", "low"], 2),
     ],
 )
 def test_help_and_mistakes_need_no_torch(arguments, code):

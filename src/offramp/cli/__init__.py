@@ -3,7 +3,7 @@
 In:  arguments. Out: results on stdout, the rest on stderr, and an exit code.
 Law: a mistake of the user is one line on stderr and exit code 2, Ctrl-C one line and 130, a reader
      that goes away no line and 1; anything else is a bug of ours (tests/cli/test_main.py).
-Not here: what the commands do (offramp.cli.generate, offramp.cli.models).
+Not here: what the commands do (offramp.cli.generate and the like).
 """
 
 import os
@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from offramp.cli import generate, models
+from offramp.cli import evaluate, generate, models
 from offramp.cli.output import Interrupted
 from offramp.cli.show import remark, show_text
 from offramp.errors import OfframpError
@@ -31,6 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("generate", epilog=generate.EXAMPLE)(generate.generate)
+app.command("evaluate", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.command("models", epilog=models.MODELS_EXAMPLE)(models.models)
 app.command("version", epilog=models.VERSION_EXAMPLE)(models.version)
 

@@ -5,6 +5,7 @@ themselves on terminals only.
 """
 
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,3 +39,18 @@ def quiet(*, verbose: bool) -> Iterator[None]:
         finally:
             transformers.set_verbosity(levels[0])
             hub.set_verbosity(levels[1])
+
+
+@contextmanager
+def data_bars_on_terminals_only() -> Iterator[None]:
+    """Keep the bars of datasets, which it draws into files and pipes as well, off these."""
+    import datasets  # noqa: PLC0415 - only extras bring it
+
+    if sys.stderr.isatty() or datasets.utils.are_progress_bars_disabled():
+        yield
+        return
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()

@@ -7,7 +7,7 @@ Not here: whether a model has the exits (offramp.models.multiexit).
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from offramp.cli.settings import Settings
+from offramp.cli.settings import ExitChoice
 from offramp.config import parse_exit
 from offramp.decoding import Contrast, DoLa, FixedExit
 from offramp.decoding.protocol import DecodingRule
@@ -19,7 +19,7 @@ ORIGINAL_HEAD = "original"
 BUCKETS: Mapping[str, Literal["low", "high"]] = {"low": "low", "high": "high"}
 
 
-def read_rule(settings: Settings) -> tuple[DecodingRule | None, str]:
+def read_rule(settings: ExitChoice) -> tuple[DecodingRule | None, str]:
     """Make the rule that the options ask for, and name it for results.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What ``offramp generate`` was asked for, as checked values.
+"""What a command was asked for, as checked values.
 
 In:  what typer parsed. Out: values that the other modules read, or one ``ConfigError``.
 Law: options that exclude or need each other are refused here, before a model is loaded
@@ -24,8 +24,8 @@ RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Everything that may change the text; each field is the option of the same name."""
+class ExitChoice:
+    """Which model answers, and from which exits; each field is the option of the same name."""
 
     model: str | None
     dtype: str
@@ -34,13 +34,6 @@ class Settings:
     alpha: float | None
     exit: str | None
     dola: str | None
-    chat: bool | None
-    system: str | None
-    max_new_tokens: int
-    sampling: Mapping[str, bool | int | float]
-    """The options of transformers that were given, by their names there."""
-    batch_size: int
-    seed: int | None
 
     def __post_init__(self) -> None:
         chosen = {"contrast": self.contrast, "exit": self.exit, "dola": self.dola}
@@ -51,6 +44,22 @@ class Settings:
             raise ConfigError(
                 f"--alpha {self.alpha} belongs to --contrast; add --contrast original:12"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(ExitChoice):
+    """Everything that may change the text; each field is the option of the same name."""
+
+    chat: bool | None
+    system: str | None
+    max_new_tokens: int
+    sampling: Mapping[str, bool | int | float]
+    """The options of transformers that were given, by their names there."""
+    batch_size: int
+    seed: int | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.system is not None and self.chat is False:
             raise ConfigError("--system needs the chat template; leave out --no-chat")
         if self.seed is not None and self.seed >= 2**32:

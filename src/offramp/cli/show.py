@@ -28,18 +28,21 @@ def remark(text: str) -> None:
 
 
 @contextmanager
-def progress(total: int, *, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """Show a bar on stderr if there is more than one prompt and somebody to see it.
+def progress(
+    total: int, *, done: int = 0, unit: str = "prompts"
+) -> Iterator[Callable[[int], None]]:
+    """Show a bar on stderr if there is more than one thing to do and somebody to see it.
 
     Args:
-        total: Number of prompts.
+        total: How many there are to do.
         done: How many were finished before.
+        unit: What they are, in the plural.
 
     Yields:
-        A function to call with the number of prompts that were finished since.
+        A function to call with how many were finished since.
     """
     bar = Progress(
-        TextColumn("prompts"),
+        TextColumn(unit),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
@@ -48,5 +51,5 @@ def progress(total: int, *, done: int = 0) -> Iterator[Callable[[int], None]]:
         disable=total < 2 or not sys.stderr.isatty(),
     )
     with bar:
-        task = bar.add_task("prompts", total=total, completed=done)
+        task = bar.add_task(unit, total=total, completed=done)
         yield lambda count: bar.advance(task, count)
