@@ -65,7 +65,7 @@ Picture = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="Draw agreement and perplexity by exit: an .svg or .png file. Needs offramp[eval].",
+        help="Draw agreement and perplexity by exit: an .svg or .png file. Needs the extra eval.",
         rich_help_panel=options.RESULTS,
     ),
 ]
@@ -115,10 +115,11 @@ def evaluate(  # noqa: PLR0913 - one parameter for each option
 ) -> None:
     """Measure every exit on held-out text, in one pass of the model.
 
-    For each exit: cross-entropy and perplexity, agreement with the last layer, KL(last || exit),
-    calibration (of the probability of its best token against being the next token of the text),
-    and the share of tokens at which it is the first whose answer stays. --contrast, --exit and
-    --dola add the perplexity of that way to decode. Results go to stdout.
+    For each exit: cross-entropy and perplexity, agreement with the last layer,
+    KL(last || exit), calibration (its best token's probability against being
+    the next token of the text), and the share of tokens at which it is the
+    first whose answer stays. --contrast, --exit and --dola add the perplexity
+    of that way to decode. Results go to stdout.
     """
     chosen = Evaluation(
         model=model,

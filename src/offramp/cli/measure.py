@@ -50,14 +50,15 @@ def measure(settings: Evaluation) -> None:
                 f"out of memory with --device {settings.device} and --batch-size "
                 f"{settings.batch_size}; try a smaller batch, --dtype bfloat16 or --device cpu"
             ) from None
-        if settings.picture is not None:
-            draw(report, settings.picture, title=f"{loaded.name} on {settings.data}")
+    title = f"{loaded.name} on {settings.data}"
     if settings.json:
         facts = {"model": loaded.name, "data": settings.data, "split": settings.split}
         dtype = str(loaded.model.dtype).removeprefix("torch.")
         show_json({**facts, "dtype": dtype, **report.as_json()})
     else:
-        show_report(report, title=f"{loaded.name} on {settings.data}")
+        show_report(report, title=title)
+    if settings.picture is not None:
+        draw(report, settings.picture, title=title)
 
 
 def _measured(settings: Evaluation) -> tuple[Loaded, Report]:

@@ -18,8 +18,8 @@ LEGEND = (
     "one of the text",
     "agrees: % whose best token is the last layer's, give or take 95 % over rows; top 5: the last "
     "layer's is among the best five",
-    "KL: of the last layer from the exit, nats; ECE: of the best token's probability against being "
-    "the next token of the text",
+    "KL: of the last layer from the exit, nats; ECE: % between the best token's probability and "
+    "how often it is the next token of the text",
     "first: % of tokens whose answer is the final one from this exit on; so far: all exits up to "
     "here",
 )
