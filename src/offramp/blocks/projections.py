@@ -20,12 +20,23 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from offramp.blocks.anatomy import Anatomy
+from offramp.blocks.gates import Gate
 from offramp.blocks.watch import BlockCall, state_of
 from offramp.config import VocabularyProjectionMode as Mode
 from offramp.errors import ConfigError
 
 
-class _Normed(nn.Module):
+class _Exit(nn.Module):
+    """What every exit can have: a gate, which tells whether its answer would be the last one."""
+
+    gate: Gate | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = None
+
+
+class _Normed(_Exit):
     """Hands a state to its head by the base's last norm alone."""
 
     def prepare(
@@ -55,7 +66,7 @@ class Head(_Normed):
             self.linear.weight.copy_(weight)
 
 
-class Cast(nn.Module):
+class Cast(_Exit):
     """``cast``: the base's norm, a bias-free matrix [D, D] that starts as the identity."""
 
     mode = Mode.SHARED_PROJECTION_CAST_OUTPUTS
@@ -73,7 +84,7 @@ class Cast(nn.Module):
         return self.linear(anatomy.finish(state))  # type: ignore[no-any-return]
 
 
-class Lens(nn.Module):
+class Lens(_Exit):
     """``lens``: state + A state + b before the base's norm; A [D, D] and b [D] start at zero."""
 
     mode = Mode.TUNED_LENS
@@ -151,6 +162,12 @@ def new_projection(mode: Mode, anatomy: Anatomy, exit: int) -> Projection:
     if mode is Mode.SHARED_PROJECTION_CAST_OUTPUTS:
         return Cast(_plain_width(anatomy.head), like)
     return Lens(_state_width(anatomy), like)
+
+
+def add_gate_(projection: Projection, anatomy: Anatomy, exit: int) -> Gate:
+    """Give an exit an untrained gate, in place of the one it may have."""
+    projection.gate = Gate(_state_width(anatomy), _parameter_near(anatomy, exit))
+    return projection.gate
 
 
 def can_gather(head: nn.Module) -> bool:

@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers.utils import cached_file
 
+from offramp.blocks.gates import Gate
 from offramp.config import ORIGINAL
 from offramp.config import VocabularyProjectionMode as Mode
 from offramp.errors import CheckpointError, ConfigError, first_line
@@ -78,6 +79,9 @@ class StoredExits:
                 for name, tensor in self.tensors.items()
                 if name.startswith(prefix)
             }
+            gate = own.get("gate.linear.weight")
+            if gate is not None and gate.dim() == 2:
+                exits[str(exit)].gate = Gate(gate.shape[1], gate)  # type: ignore[assignment]
             try:
                 exits[str(exit)].load_state_dict(own, strict=True)
             except RuntimeError as error:

@@ -9,12 +9,13 @@ Not here: reading them (offramp.models.checkpoint, offramp.models.auto).
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from torch import Tensor
 
 from offramp.config import VocabularyProjectionMode as Mode
 from offramp.errors import CheckpointError, ConfigError, first_line
@@ -55,15 +56,18 @@ def save_beside(model: Any, folder: str | Path, **options: Any) -> None:
     with plain_base(model):
         model.save_pretrained(folder, **options)
     if options.get("is_main_process", True):
-        save_exits(model, folder)
+        save_exits(model, folder, state_dict=state)
 
 
-def save_exits(model: Any, folder: str | Path) -> None:
+def save_exits(
+    model: Any, folder: str | Path, *, state_dict: Mapping[str, Tensor] | None = None
+) -> None:
     """Save the exits alone, as ``exits.json`` and ``exits.safetensors``, like an adapter.
 
     Args:
         model: A model with exits.
         folder: Made if missing; each file appears whole or not at all.
+        state_dict: The model's weights, where the model itself holds only a part of them.
 
     Raises:
         CheckpointError: The folder cannot be written.
@@ -73,7 +77,10 @@ def save_exits(model: Any, folder: str | Path) -> None:
         >>> AutoMultiExitModel.from_pretrained("my-base", exits="my-exits")  # doctest: +SKIP
     """
     folder = Path(folder)
-    tensors = {name: each.detach().contiguous() for name, each in model.exits.state_dict().items()}
+    exits = model.exits.state_dict()
+    if state_dict is not None:
+        exits = {name: state_dict[f"exits.{name}"] for name in exits}
+    tensors = {name: each.detach().contiguous() for name, each in exits.items()}
     table = {
         "format": FORMAT,
         "version": VERSION,

@@ -43,7 +43,7 @@ class View:
             if self.base_logits is not None:
                 return self.base_logits
             return self.complete(self.anatomy, _run(self.anatomy.head, self.seen.finished()))
-        head, prepared = self._prepared(exit)
+        head, prepared = self.prepared(exit)
         return self._placed(self.complete(self.anatomy, _run(head, prepared)))
 
     def raw_logits(self, exit: ExitName) -> Float[Tensor, "*rows vocab"]:
@@ -59,7 +59,7 @@ class View:
         """Score a few tokens of each row; None where the head cannot be read row by row."""
         if exit == ORIGINAL:
             return self.logits(exit).reshape(tokens.shape[0], -1).gather(-1, tokens)
-        head, prepared = self._prepared(exit)
+        head, prepared = self.prepared(exit)
         if not can_gather(head):
             return None
         rows = prepared.reshape(tokens.shape[0], prepared.shape[-1])
@@ -77,8 +77,8 @@ class View:
         scores = anatomy.scores(scores)
         return scores if anatomy.bias is None else scores + anatomy.bias.to(scores)
 
-    def _prepared(self, exit: int) -> tuple[nn.Module, Float[Tensor, "*rows width"]]:
-        """Give the exit's head and what it reads, cut to the positions asked for."""
+    def prepared(self, exit: int) -> tuple[nn.Module, Float[Tensor, "*rows width"]]:
+        """Give an exit's head and what it reads, cut to the positions asked for."""
         projection = self.projections.get(exit, _DIRECT)
         head = projection.linear if isinstance(projection, Head) else self.anatomy.head
         if exit == self.anatomy.depth and isinstance(projection, Direct | Head):

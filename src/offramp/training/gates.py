@@ -1,0 +1,212 @@
+"""Train gates: is this exit's answer the last layer's?
+
+In:  a model with trained exits, and batches of text. Out: a gate for each exit, in place.
+Law: a gate's confidence is calibrated on text it was not fitted on, and its threshold is the lowest
+     that keeps the asked precision there (tests/training/test_gates.py).
+Not here: the gate itself (offramp.blocks.gates).
+Source: Schuster et al. 2022, "CALM", arXiv:2207.07061, section 3.4, with the label "agrees with the
+     last layer" and both labels counted equally. Differs from the paper: gates are fitted by
+     Newton-like steps to the end (a linear probe is convex) instead of by minibatches, and are
+     calibrated afterwards by Platt's two numbers (Platt 1999).
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name that everyone uses
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from offramp.blocks.gates import Gate
+from offramp.blocks.projections import add_gate_
+from offramp.errors import ConfigError, InputError
+from offramp.models.view import View
+from offramp.training.chunked import CHUNK_SCORES
+from offramp.training.objectives import Objective
+from offramp.training.student import Lesson, Student
+
+HELD_OUT = 0.2
+"""Share of the positions kept back for calibration."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateReport:
+    """How a gate does on the positions kept back.
+
+    Attributes:
+        exit: Which.
+        agreement: Share of positions where the exit says what the last layer says.
+        threshold: Leave at this confidence or above.
+        precision: Of the positions where the gate says so, how many agree.
+        recall: Of the positions that agree, at how many the gate says so.
+        positions: How many were kept back.
+    """
+
+    exit: int
+    agreement: float
+    threshold: float
+    precision: float
+    recall: float
+    positions: int
+
+
+def train_gates(
+    model: Any,
+    batches: Iterable[Mapping[str, Tensor]],
+    *,
+    exits: Sequence[int],
+    precision: float = 0.95,
+    share: float = 0.25,
+    advance: Callable[[int], None] = lambda positions: None,
+) -> list[GateReport]:
+    """Give each exit a gate that was fitted, calibrated and given a threshold.
+
+    Args:
+        model: A model with exits, changed in place.
+        batches: ``input_ids``, ``shift_labels`` and what else the model takes.
+        exits: Which get a gate.
+        precision: The threshold is the lowest that keeps it; above 0, at most 1.
+        share: Of the positions used, above 0, at most 1.
+        advance: Called with the number of positions of each batch.
+
+    Raises:
+        ConfigError: The precision is out of its range.
+        InputError: There is too little text.
+    """
+    if not 0 < precision <= 1:
+        raise ConfigError(f"precision must be above 0 and at most 1, got {precision}; try 0.95")
+    numbers = model.check_exits(tuple(exits), attached_only=True)
+    lesson = Lesson(
+        objective=Objective(), exit_weights=dict.fromkeys(numbers, 1.0), share=share, seed=1
+    )
+    student = Student(model, lesson).eval()
+    seen: dict[int, list[tuple[Tensor, Tensor]]] = {exit: [] for exit in numbers}
+    for step, batch in enumerate(batches):
+        with torch.no_grad():
+            view, chosen = student.see(dict(batch), step=step)
+            for exit, agrees in agreements(view, numbers).items():
+                state = view.keep(view.seen.states[exit])
+                seen[exit].append((state.cpu(), agrees.cpu()))
+        advance(int(chosen.sum()))
+    if not any(seen.values()) or sum(len(each) for _, each in seen[numbers[0]]) < 10:
+        raise InputError("too little text to train gates on; give at least ten positions")
+    return [
+        _train(
+            add_gate_(model.exits[str(exit)], model.anatomy, exit),
+            *(torch.cat(each) for each in zip(*seen[exit], strict=True)),
+            exit=exit,
+            precision=precision,
+        )
+        for exit in numbers
+    ]
+
+
+def agreements(view: View, exits: Sequence[int]) -> dict[int, Bool[Tensor, " rows"]]:
+    """Tell where each exit's best token is the last layer's, some positions at a time."""
+    anatomy, last = view.anatomy, view.seen.finished()
+    prepared = {exit: view.prepared(exit) for exit in exits}
+    size = max(16, CHUNK_SCORES // anatomy.head.weight.shape[0])  # type: ignore[union-attr]
+    found: dict[int, list[Tensor]] = {exit: [] for exit in exits}
+    for start in range(0, len(last), size):
+        rows = slice(start, start + size)
+        final = View.complete(anatomy, anatomy.head(last[rows])).argmax(-1)
+        for exit, (head, read) in prepared.items():
+            own = View.complete(anatomy, head(read[rows])).argmax(-1)
+            found[exit].append(own == final)
+    return {exit: torch.cat(each) for exit, each in found.items()}
+
+
+def _train(
+    gate: Gate,
+    states: Float[Tensor, "rows width"],
+    agrees: Bool[Tensor, " rows"],
+    *,
+    exit: int,
+    precision: float,
+) -> GateReport:
+    kept = max(2, int(len(agrees) * HELD_OUT))
+    probe = Gate(states.shape[-1])
+    states = states.float()
+    _fit_(probe, states[:-kept], agrees[:-kept])
+    with torch.no_grad():
+        logits, truth = probe.logit(states[-kept:]), agrees[-kept:]
+        slope, offset = _platt(logits, truth)
+        gate.linear.weight.copy_(probe.linear.weight * slope)
+        gate.linear.bias.copy_(probe.linear.bias * slope + offset)
+        confidence = (logits * slope + offset).sigmoid()
+        gate.threshold.fill_(lowest_threshold(confidence, truth, precision=precision))
+        stops = confidence >= gate.threshold.to(confidence)
+    right = float((stops & truth).sum())
+    return GateReport(
+        exit=exit,
+        agreement=float(truth.float().mean()),
+        threshold=float(gate.threshold),
+        precision=right / max(float(stops.sum()), 1.0),
+        recall=right / max(float(truth.sum()), 1.0),
+        positions=kept,
+    )
+
+
+def _fit_(probe: Gate, states: Tensor, agrees: Tensor) -> None:
+    """Fit a linear probe to the end, both labels counted equally, with a slight ridge."""
+    truth = agrees.float()
+    share = truth.mean().clamp(0.01, 0.99)
+    weights = torch.where(agrees, 0.5 / share, 0.5 / (1 - share))
+    parameters = list(probe.linear.parameters())
+    search = torch.optim.LBFGS(parameters, max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        search.zero_grad()
+        with torch.enable_grad():
+            value = F.binary_cross_entropy_with_logits(probe.logit(states), truth, weights)
+            value = value + 1e-4 * probe.linear.weight.square().sum()
+            value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    search.step(loss)  # type: ignore[arg-type]
+
+
+def _platt(logits: Tensor, truth: Tensor) -> tuple[float, float]:
+    """Give slope and offset that make logits the log-odds of what is true."""
+    numbers = torch.tensor([1.0, 0.0], requires_grad=True)
+    search = torch.optim.LBFGS([numbers], max_iter=50, line_search_fn="strong_wolfe")
+    goal = truth.float() * (1 - 2 / len(truth)) + 1 / len(truth)  # Platt's soft labels
+
+    def loss() -> Tensor:
+        search.zero_grad()
+        with torch.enable_grad():
+            value = F.binary_cross_entropy_with_logits(logits * numbers[0] + numbers[1], goal)
+            value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    search.step(loss)  # type: ignore[arg-type]
+    slope, offset = numbers.tolist()
+    return max(slope, 1e-3), offset
+
+
+def lowest_threshold(
+    confidence: Float[Tensor, " rows"], truth: Bool[Tensor, " rows"], *, precision: float
+) -> float:
+    """Give the lowest threshold at which enough of what lies at or above it is true.
+
+    Args:
+        confidence: 0 to 1.
+        truth: What each should have been.
+        precision: Enough, above 0, at most 1.
+
+    Returns:
+        A threshold; above 1, which never stops, if no threshold is precise enough.
+
+    Example:
+        >>> lowest_threshold(torch.tensor([0.2, 0.6, 0.9]), torch.tensor([False, True, True]),
+        ...     precision=1.0)
+        0.6000000238418579
+    """
+    ordered, places = confidence.sort(descending=True)
+    right = truth[places].float().cumsum(0) / torch.arange(1, len(truth) + 1)
+    last_of_ties = torch.ones_like(truth)
+    last_of_ties[:-1] = ordered[1:] < ordered[:-1]
+    good = ((right >= precision) & last_of_ties).nonzero()
+    return float(ordered[good[-1, 0]]) if len(good) else 1.01

@@ -1,0 +1,134 @@
+"""Keep the states of exits on disk, so that a second training needs no pass through the base.
+
+In:  a student and batches. Out: a folder of shards, one for each batch, and batches made of them.
+Law: training on kept states gives what training on the text gave, with the same positions and
+     seeds (tests/training/test_states.py).
+Not here: ``block`` exits, which need every position; they are refused.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from offramp.blocks.projections import Block
+from offramp.blocks.watch import Watched
+from offramp.config import ORIGINAL
+from offramp.errors import ConfigError, InputError, first_line
+from offramp.models.fingerprint import check_fingerprint, fingerprint_of
+from offramp.training.positions import position_weights
+from offramp.training.student import NO_LABEL, Kept, Student
+
+TABLE = "states.json"
+
+
+def keep_states(
+    student: Student,
+    batches: Iterable[Mapping[str, Tensor]],
+    folder: str | Path,
+    *,
+    advance: Callable[[int], None] = lambda positions: None,
+) -> int:
+    """Write the states at the chosen positions of each batch; go on with what is there.
+
+    Args:
+        student: Its lesson says which exits and positions.
+        batches: As the student takes them, in a fixed order.
+        folder: Made if missing.
+        advance: Called with the number of positions of each batch.
+
+    Returns:
+        How many positions the folder holds.
+
+    Raises:
+        ConfigError: An exit is a ``block``.
+        InputError: The folder holds states of another base or lesson.
+    """
+    folder = Path(folder)
+    numbers = _numbers(student)
+    facts = {
+        "exits": numbers,
+        "share": student.lesson.share,
+        "seed": student.lesson.seed,
+        "fingerprint": fingerprint_of(student.model),
+    }
+    _claim(folder, facts)
+    count = 0
+    for step, batch in enumerate(batches):
+        path = folder / f"{step:06d}.safetensors"
+        if not path.exists():
+            with torch.no_grad():
+                view, chosen = student.see(batch, step=step)
+            states = {f"exit.{exit}": view.keep(view.seen.states[exit]) for exit in numbers}
+            states["final"] = view.seen.finished()
+            states["tokens"] = batch["shift_labels"][chosen]
+            states["weights"] = position_weights(batch["shift_labels"] != NO_LABEL, chosen)
+            partial = path.with_suffix(".part")
+            save_file({name: each.contiguous().cpu() for name, each in states.items()}, partial)
+            partial.replace(path)
+        with safe_open(path, framework="pt") as shard:
+            positions = shard.get_slice("tokens").get_shape()[0]
+        count += positions
+        advance(positions)
+    return count
+
+
+def kept_batches(student: Student, folder: str | Path) -> Iterator[dict[str, Any]]:
+    """Read the states back as batches that the student takes, one for each shard.
+
+    Raises:
+        InputError: There are none, a shard is damaged, or they are of another base or other exits.
+    """
+    folder = Path(folder)
+    try:
+        facts = json.loads((folder / TABLE).read_text(encoding="utf-8"))
+        missing = sorted(set(_numbers(student)) - set(facts["exits"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder} holds no kept states ({first_line(error)}); make them by keep_states"
+        ) from None
+    if missing:
+        raise InputError(f"{folder} holds no states of exits {missing}, only of {facts['exits']}")
+    check_fingerprint(student.model, facts["fingerprint"], str(folder))
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as file:
+                shard = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise InputError(
+                f"{path} is damaged ({first_line(error)}); delete it and make it again"
+            ) from None
+        seen = Watched(
+            states={exit: shard[f"exit.{exit}"] for exit in _numbers(student)},
+            head_input=shard["final"],
+        )
+        yield {"kept": Kept(seen=seen, tokens=shard["tokens"], weights=shard["weights"])}
+
+
+def _numbers(student: Student) -> list[int]:
+    numbers = [exit for exit in student.lesson.exit_weights if exit != ORIGINAL]
+    for exit in numbers:
+        if isinstance(student.model.exits[str(exit)], Block):
+            raise ConfigError(
+                f"exit {exit} is a 'block', which needs the states of every position; train it on "
+                "the text"
+            )
+    return numbers
+
+
+def _claim(folder: Path, facts: Mapping[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    table = folder / TABLE
+    if table.exists():
+        if json.loads(table.read_text(encoding="utf-8")) != facts:
+            raise InputError(
+                f"{folder} holds states of another base, other exits or positions; name another "
+                "folder"
+            )
+        return
+    table.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
