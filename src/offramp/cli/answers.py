@@ -52,7 +52,12 @@ class Answers:
         """
         self._settings, self._prompts = settings, prompts
         self._rule, self._decoding = read_rule(settings)
-        self._loaded = load(settings.model, dtype=settings.dtype, device=settings.device)
+        self._loaded = load(
+            settings.model,
+            dtype=settings.dtype,
+            device=settings.device,
+            exits=settings.exits_from,
+        )
         if self._rule is not None:
             check_rule(self._loaded.model, self._rule)
         if not self._chosen("do_sample"):

@@ -26,6 +26,7 @@ def generate(  # noqa: PLR0913 - one parameter for each option
     chat: options.Chat = None,
     system: options.System = None,
     model: options.Model = None,
+    exits_from: options.ExitsFrom = None,
     contrast: options.ContrastPair = None,
     alpha: options.Alpha = None,
     exit: options.Exit = None,
@@ -63,6 +64,7 @@ def generate(  # noqa: PLR0913 - one parameter for each option
     }
     settings = Settings(
         model=model,
+        exits_from=exits_from,
         dtype=dtype.value,
         device=device,
         contrast=contrast,

@@ -17,8 +17,7 @@ from transformers import AutoTokenizer
 from offramp.errors import CheckpointError, ConfigError, first_line
 from offramp.models.attach import attach_exits
 from offramp.models.auto import AutoMultiExitModel
-from offramp.models.default import FOLDER
-from offramp.models.embedded import load_default
+from offramp.models.default import FOLDER, ensure_default
 
 SAMPLES = 16
 HUB_NAME = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*")
@@ -34,32 +33,54 @@ class Loaded:
     """What the user named, or the embedded default's name."""
 
 
-def load(name: str | None, *, dtype: str, device: str) -> Loaded:
+def load(name: str | None, *, dtype: str, device: str, exits: str | None = None) -> Loaded:
     """Load a model with exits at every block, unless it brings its own, and its tokenizer.
 
     Args:
         name: Folder or hub name; None is the embedded default.
         dtype: ``"auto"`` or a name of torch.
         device: ``"auto"`` or a name of torch.
+        exits: Folder or hub name of exits that are kept apart from the model.
 
     Raises:
         ConfigError: The device cannot be used.
         CheckpointError: The model or its tokenizer cannot be loaded.
         DownloadError: The embedded default cannot be fetched.
     """
-    place = _device(device)
-    if name is None:
-        exact = getattr(torch, "float32" if dtype == "auto" else dtype)
-        model, tokenizer = load_default(dtype=exact, show_progress=sys.stderr.isatty())
-    else:
-        if not os.path.isdir(name) and not HUB_NAME.fullmatch(name):
-            raise CheckpointError(
-                f"--model {name!r} is no folder, nor a hub name such as owner/name; check the path"
-            )
-        model = AutoMultiExitModel.from_pretrained(name, dtype=dtype)
-        tokenizer = _tokenizer_of(model, name)
-        if not model.exit_numbers and model.depth > 1:
-            attach_exits(model, range(1, model.depth), "direct")
+    loaded = load_as_it_is(name, dtype=dtype, place=_device(device), exits=exits)
+    model = loaded.model
+    if not model.exit_numbers and model.depth > 1:
+        attach_exits(model, range(1, model.depth), "direct")
+    return loaded
+
+
+def load_as_it_is(
+    name: str | None, *, dtype: str, place: torch.device, exits: str | None = None
+) -> Loaded:
+    """Load a model with those exits only that it brings, and its tokenizer.
+
+    Args:
+        name: Folder or hub name; None is the embedded default.
+        dtype: ``"auto"`` or a name of torch.
+        place: Where it shall run.
+        exits: Folder or hub name of exits that are kept apart from the model.
+
+    Raises:
+        CheckpointError: The model or its tokenizer cannot be loaded.
+        DownloadError: The embedded default cannot be fetched.
+    """
+    source, exact = name, dtype
+    if source is None:
+        source = str(ensure_default(show_progress=sys.stderr.isatty()))
+        exact = "float32" if dtype == "auto" else dtype
+    elif os.path.isdir(source):
+        source = os.path.abspath(source)  # exits that are saved name their base by it
+    elif not HUB_NAME.fullmatch(source):
+        raise CheckpointError(
+            f"--model {name!r} is no folder, nor a hub name such as owner/name; check the path"
+        )
+    model = AutoMultiExitModel.from_pretrained(source, exits=exits, dtype=exact)
+    tokenizer = _tokenizer_of(model, source)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return Loaded(model=model.eval().to(place), tokenizer=tokenizer, name=name or FOLDER)

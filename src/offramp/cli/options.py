@@ -66,6 +66,15 @@ Model = Annotated[
         rich_help_panel=EXITS,
     ),
 ]
+ExitsFrom = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Folder or hub name of exits, as offramp train makes them, for --model or the "
+        "embedded model.",
+        rich_help_panel=EXITS,
+    ),
+]
 ContrastPair = Annotated[
     str | None,
     typer.Option(

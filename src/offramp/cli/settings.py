@@ -34,6 +34,7 @@ class ExitChoice:
     alpha: float | None
     exit: str | None
     dola: str | None
+    exits_from: str | None = None
 
     def __post_init__(self) -> None:
         chosen = {"contrast": self.contrast, "exit": self.exit, "dola": self.dola}

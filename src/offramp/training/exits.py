@@ -18,17 +18,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback
+from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from offramp.errors import CheckpointError, ConfigError, first_line
 from offramp.models.checkpoint import TABLE, TENSORS, read_own
 from offramp.models.fingerprint import check_fingerprint
 from offramp.models.storage import save_beside, save_exits
 from offramp.training.settings import TrainSettings
+from offramp.training.states import KeptStates
 from offramp.training.student import Student
 
 Rows = Any
-"""A data set of rows with ``input_ids`` and ``labels``, as ``offramp.training.data`` gives them."""
+"""A data set of rows with ``input_ids`` and ``labels``, as ``offramp.training.data`` gives them, or
+the ``KeptStates`` of a folder, whose batches are what they were when they were kept."""
 
 
 def train_exits(
@@ -74,9 +76,13 @@ def train_exits(
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if held_out is not None:
         arguments = {"eval_strategy": "steps", "eval_steps": settings.save_steps, **arguments}
+    if isinstance(rows, KeptStates):
+        arguments = {"per_device_train_batch_size": 1, **arguments}
+    chosen = settings.arguments(output, **arguments)
+    chosen._n_gpu = min(chosen.n_gpu, 1)  # several GPUs take several processes
     trainer = ExitTrainer(
         student,
-        settings.arguments(output, **arguments),
+        chosen,
         train_dataset=rows,
         eval_dataset=held_out,
         data_collator=shifted(collate, model),
@@ -135,132 +141,11 @@ def shifted(
         )
 
     def batch_of(rows: Sequence[Any]) -> dict[str, Tensor]:
+        if "kept" in rows[0]:
+            return dict(rows[0])
         batch = dict(collate(rows))
         labels = batch["labels"]
         last = labels.new_full((len(labels), 1), -100)
         return {**batch, "shift_labels": torch.cat((labels[:, 1:], last), dim=-1)}
 
     return batch_of
-
-
-class ExitTrainer(Trainer):  # type: ignore[misc]
-    """transformers' Trainer, for a ``Student``: it saves exits, and logs the loss of each."""
-
-    def __init__(self, student: Student, *args: Any, **named: Any) -> None:
-        super().__init__(student, *args, **named)
-        self._exit_losses: list[Tensor] = []
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        """Tell the student how far the training is, and keep the exits' losses for the log."""
-        progress = self.state.global_step / max(self.state.max_steps, 1)
-        told = {**inputs, "step": self.state.global_step, "progress": progress}
-        loss, outputs = super().compute_loss(
-            model, told, return_outputs=True, num_items_in_batch=num_items_in_batch
-        )
-        if model.training:
-            scale = self.accelerator.num_processes if num_items_in_batch is not None else 1
-            self._exit_losses.append(outputs["exit_losses"].detach() * scale)
-        return (loss, outputs) if return_outputs else loss
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the mean loss of each exit since the last line."""
-        if "loss" in logs and self._exit_losses:
-            steps = len(self._exit_losses) / self.args.gradient_accumulation_steps
-            means = torch.stack(self._exit_losses).sum(0) / steps
-            exits = self._student.lesson.exit_weights
-            logs |= {f"exit_{exit}": float(mean) for exit, mean in zip(exits, means, strict=True)}
-            self._exit_losses.clear()
-        super().log(logs, start_time)
-
-    @property
-    def _student(self) -> Student:
-        return self.accelerator.unwrap_model(self.model)  # type: ignore[no-any-return]
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Save the exits alone, or with a base that is trained too."""
-        folder = output_dir or self.args.output_dir
-        model = self._student.model
-        state = state_dict and {key.removeprefix("model."): state_dict[key] for key in state_dict}
-        if self._student.frozen:
-            save_exits(model, folder, state_dict=state)
-        else:
-            save_beside(model, folder, state_dict=state)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Put the checkpoint's exits, and a base that is trained too, into the model."""
-        student = self._student
-        load_checkpoint_(student.model, resume_from_checkpoint, base=not student.frozen)
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Save a checkpoint, or say why not and leave the last good one as it is."""
-        folder = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")
-        try:
-            super()._save_checkpoint(model, trial)
-        except (OSError, RuntimeError, CheckpointError) as error:
-            if self.args.should_save:
-                shutil.rmtree(folder, ignore_errors=True)
-            last = last_checkpoint(self.args.output_dir)
-            raise CheckpointError(
-                f"cannot write {folder}: {first_line(error)}; free some space and run the same "
-                f"command again: it goes on from {last or 'the start'}"
-            ) from None
-
-
-def load_checkpoint_(model: Any, folder: str | Path, *, base: bool) -> None:
-    """Put the weights of a checkpoint into a model.
-
-    Args:
-        model: With the same exits attached.
-        folder: A checkpoint that a training left.
-        base: Whether the base was trained too.
-
-    Raises:
-        CheckpointError: It holds other exits, or was made with another base.
-    """
-    stored = read_own(Path(folder, TABLE))
-    missing = sorted(set(stored.projections) ^ set(model.exit_numbers))
-    if missing:
-        raise CheckpointError(
-            f"{folder} holds exits {sorted(stored.projections)}, the model has "
-            f"{list(model.exit_numbers)}; attach the same, or name another output folder"
-        )
-    if base:
-        plain = type(model).base_class.from_pretrained(folder, dtype=model.dtype)
-        weights = plain.state_dict()
-        model.load_state_dict(weights, strict=False)
-    elif stored.fingerprint:
-        check_fingerprint(model, dict(stored.fingerprint), str(folder))
-    stored.fill_(model.exits)
-
-
-def last_checkpoint(output: str | Path) -> str | None:
-    """Give the newest whole checkpoint in a folder; one that was cut off is passed over."""
-    found: list[tuple[int, Path]] = []
-    for path in _checkpoints(Path(output)):
-        files = (TENSORS, TABLE, "optimizer.pt", "scheduler.pt")
-        if all((path / name).is_file() for name in files) and _has_state(path):
-            found.append((int(path.name.rpartition("-")[2]), path))
-    return str(max(found)[1]) if found else None
-
-
-def _checkpoints(output: Path) -> Iterator[Path]:
-    if output.is_dir():
-        for name in os.listdir(output):
-            start, _, number = name.rpartition("-")
-            if start == "checkpoint" and number.isdecimal():
-                yield output / name
-
-
-def _has_state(path: Path) -> bool:
-    """Tell whether the file that is written last is whole."""
-    try:
-        json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return True

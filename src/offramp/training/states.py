@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from offramp.blocks.projections import Block
 from offramp.blocks.watch import Watched
@@ -84,18 +85,37 @@ def kept_batches(student: Student, folder: str | Path) -> Iterator[dict[str, Any
     Raises:
         InputError: There are none, a shard is damaged, or they are of another base or other exits.
     """
-    folder = Path(folder)
-    try:
-        facts = json.loads((folder / TABLE).read_text(encoding="utf-8"))
-        missing = sorted(set(_numbers(student)) - set(facts["exits"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{folder} holds no kept states ({first_line(error)}); make them by keep_states"
-        ) from None
-    if missing:
-        raise InputError(f"{folder} holds no states of exits {missing}, only of {facts['exits']}")
-    check_fingerprint(student.model, facts["fingerprint"], str(folder))
-    for path in sorted(folder.glob("*.safetensors")):
+    states = KeptStates(student, folder)
+    return (states[place] for place in range(len(states)))
+
+
+class KeptStates(Dataset[dict[str, Any]]):
+    """The batches of a folder, each read when it is asked for; ``train_exits`` takes them as rows.
+
+    Args:
+        student: Its lesson says which exits.
+        folder: Where ``keep_states`` wrote.
+
+    Raises:
+        InputError: There are none, or they are of another base or other exits.
+    """
+
+    def __init__(self, student: Student, folder: str | Path) -> None:
+        self._exits = _numbers(student)
+        _check(student, Path(folder), self._exits)
+        self._paths = sorted(Path(folder).glob("*.safetensors"))
+
+    def __len__(self) -> int:
+        """Count the batches."""
+        return len(self._paths)
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        """Read one batch.
+
+        Raises:
+            InputError: Its shard is damaged.
+        """
+        path = self._paths[place]
         try:
             with safe_open(path, framework="pt") as file:
                 shard = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -104,10 +124,27 @@ def kept_batches(student: Student, folder: str | Path) -> Iterator[dict[str, Any
                 f"{path} is damaged ({first_line(error)}); delete it and make it again"
             ) from None
         seen = Watched(
-            states={exit: shard[f"exit.{exit}"] for exit in _numbers(student)},
+            states={exit: shard[f"exit.{exit}"] for exit in self._exits},
             head_input=shard["final"],
         )
-        yield {"kept": Kept(seen=seen, tokens=shard["tokens"], weights=shard["weights"])}
+        weights = shard["weights"]
+        matter = torch.zeros(round(float(weights.sum())), dtype=torch.long)
+        kept = Kept(seen=seen, tokens=shard["tokens"], weights=weights)
+        # Trainer counts labels to learn how much each batch of a step counts.
+        return {"kept": kept, "labels": matter, "shift_labels": matter}
+
+
+def _check(student: Student, folder: Path, exits: list[int]) -> None:
+    try:
+        facts = json.loads((folder / TABLE).read_text(encoding="utf-8"))
+        missing = sorted(set(exits) - set(facts["exits"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder} holds no kept states ({first_line(error)}); make them by keep_states"
+        ) from None
+    if missing:
+        raise InputError(f"{folder} holds no states of exits {missing}, only of {facts['exits']}")
+    check_fingerprint(student.model, facts["fingerprint"], str(folder))
 
 
 def _numbers(student: Student) -> list[int]:
