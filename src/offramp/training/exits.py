@@ -6,27 +6,31 @@ Law: a frozen base keeps its bits; killed at any moment and resumed, or divided 
      training ends with the same curve (tests/training/test_exits.py, test_killed.py,
      test_processes.py). A training of nothing, or of the base by mistake, does not start.
 Not here: losses (offramp.training.student), rows (offramp.training.data), closed forms
-     (offramp.training.closed_form), gates (offramp.training.gates).
+     (offramp.training.closed_form), gates (offramp.training.gates), files and the Trainer itself
+     (offramp.training.checkpoints, offramp.training.trainer).
+
+Work is divided by DDP. FSDP and DeepSpeed of accelerate are refused: accelerate ignores FSDP on a
+CPU, so nobody has seen that their checkpoints are right. A ``Student`` of a loop of your own can be
+sharded (offramp.training.weights). Where the rows do not divide evenly among the processes, the
+last step of an epoch takes some rows from its beginning once more, as accelerate does.
 """
 
-import json
-import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PrinterCallback, Trainer, TrainerCallback
+from torch.utils.data import IterableDataset
+from transformers import TrainerCallback
 
-from offramp.errors import CheckpointError, ConfigError, first_line
-from offramp.models.checkpoint import TABLE, TENSORS, read_own
-from offramp.models.fingerprint import check_fingerprint
-from offramp.models.storage import save_beside, save_exits
+from offramp.errors import ConfigError
+from offramp.training.checkpoints import check_facts, last_checkpoint
 from offramp.training.settings import TrainSettings
 from offramp.training.states import KeptStates
 from offramp.training.student import Student
+from offramp.training.trainer import ExitTrainer
 
 Rows = Any
 """A data set of rows with ``input_ids`` and ``labels``, as ``offramp.training.data`` gives them, or
@@ -73,13 +77,17 @@ def train_exits(
     freeze_(model, numbers, unfreeze=settings.unfreeze)
     student = Student(model, settings.lesson(numbers), frozen=not settings.unfreeze)
     if settings.checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     if held_out is not None:
         arguments = {"eval_strategy": "steps", "eval_steps": settings.save_steps, **arguments}
     if isinstance(rows, KeptStates):
         arguments = {"per_device_train_batch_size": 1, **arguments}
     chosen = settings.arguments(output, **arguments)
     chosen._n_gpu = min(chosen.n_gpu, 1)  # several GPUs take several processes
+    if isinstance(rows, IterableDataset):
+        if chosen.max_steps < 1:
+            raise ConfigError("a stream does not say when it ends; set max_steps")
+        chosen.accelerator_config.dispatch_batches = False  # batches differ in width
     trainer = ExitTrainer(
         student,
         chosen,
@@ -88,9 +96,28 @@ def train_exits(
         data_collator=shifted(collate, model),
         callbacks=list(callbacks),
     )
+    check_facts(output, facts_of(student, trainer), write=trainer.is_world_process_zero())
+    trainer.accelerator.wait_for_everyone()
     result = trainer.train(resume_from_checkpoint=last_checkpoint(output))
     trainer.save_model(str(output))
     return result
+
+
+def facts_of(student: Student, trainer: ExitTrainer) -> dict[str, Any]:
+    """Give what decides the course of a training, as JSON; how many processes do it does not."""
+    chosen, rows = trainer.args, trainer.train_dataset
+    lesson = asdict(student.lesson)
+    weights = {str(exit): weight for exit, weight in lesson.pop("exit_weights").items()}
+    return {
+        **lesson,
+        "exit_weights": weights,
+        "unfreeze": not student.frozen,
+        "learning_rate": chosen.learning_rate,
+        "schedule": str(chosen.lr_scheduler_type.value),
+        "data_seed": chosen.data_seed,
+        "rows": len(rows) if hasattr(rows, "__len__") else None,
+        "rows_per_step": trainer.get_total_train_batch_size(chosen),
+    }
 
 
 def trainable(model: Any, exits: Sequence[int] | None, *, unfreeze: bool) -> tuple[int, ...]:
@@ -102,7 +129,7 @@ def trainable(model: Any, exits: Sequence[int] | None, *, unfreeze: bool) -> tup
     """
     asked = model.exit_numbers if exits is None else tuple(exits)
     numbers: tuple[int, ...] = model.check_exits(asked, attached_only=True)
-    empty = [exit for exit in numbers if not any(True for _ in model.exits[str(exit)].parameters())]
+    empty = [exit for exit in numbers if not _has_weights(model.exits[str(exit)])]
     if not unfreeze and exits is None:
         numbers = tuple(exit for exit in numbers if exit not in empty)
     elif not unfreeze and empty:
@@ -116,6 +143,10 @@ def trainable(model: Any, exits: Sequence[int] | None, *, unfreeze: bool) -> tup
             "attach_exits(model, (6, 12), 'lens')"
         )
     return numbers
+
+
+def _has_weights(projection: nn.Module) -> bool:
+    return any(not name.startswith("gate.") for name, _ in projection.named_parameters())
 
 
 def freeze_(model: Any, exits: Sequence[int], *, unfreeze: bool) -> None:
