@@ -2,7 +2,9 @@
 
 In:  the state of one exit. Out: a confidence from 0 to 1, at the price of D operations where a
      head costs D times the vocabulary.
-Law: an untrained gate is undecided about everything: 0.5 (tests/blocks/test_gates.py).
+Law: an untrained gate is undecided about everything: 0.5; confidence is computed in float32,
+     whatever the gate is kept in, so that it is fine enough for any threshold
+     (tests/blocks/test_gates.py).
 Not here: training it (offramp.training.gates), acting on it (offramp.decoding).
 Source: Schuster et al. 2022, "CALM", arXiv:2207.07061, section 3.4 (a linear classifier per
      layer). Differs from the paper: one classifier for each exit, on the state brought to length
@@ -10,6 +12,7 @@ Source: Schuster et al. 2022, "CALM", arXiv:2207.07061, section 3.4 (a linear cl
 """
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - the name that everyone uses
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -25,17 +28,19 @@ class Gate(nn.Module):
 
     def __init__(self, width: int, like: Tensor | None = None) -> None:
         super().__init__()
-        place = {} if like is None else {"device": like.device, "dtype": like.dtype}
-        self.linear = nn.Linear(width, 1, **place)
+        device, dtype = (None, None) if like is None else (like.device, like.dtype)
+        self.linear = nn.Linear(width, 1, device=device, dtype=dtype)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
-        self.register_buffer("threshold", torch.tensor(0.5, **place))
+        self.register_buffer("threshold", torch.tensor(0.5, device=device, dtype=dtype))
 
     def logit(self, state: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows"]:
         """Give the log-odds that the exit's answer is the last layer's."""
-        mean_square = state.float().square().mean(-1, keepdim=True)
-        scaled = state * torch.rsqrt(mean_square + 1e-6).to(state)
-        return self.linear(scaled).squeeze(-1)  # type: ignore[no-any-return]
+        weight, bias = self.linear.weight.float(), self.linear.bias.float()
+        state = state.to(weight)
+        scaled = state * torch.rsqrt(state.square().mean(-1, keepdim=True) + 1e-6)
+        with torch.autocast(state.device.type, enabled=False):
+            return F.linear(scaled, weight, bias).squeeze(-1)
 
     def confidence(self, state: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows"]:
         """Give the probability that the exit's answer is the last layer's, 0 to 1."""

@@ -79,7 +79,8 @@ class Drawn:
     Attributes:
         columns: Their ids.
         log_count: Logarithm of how many tokens of the vocabulary each stands for; it is added to
-            the scores, so that a softmax over the candidates estimates that over the vocabulary.
+            the scores, after a temperature, so that a softmax over the candidates estimates that
+            over the vocabulary.
         tokens: Where among them the text's next tokens are.
     """
 

@@ -15,7 +15,7 @@ exits share one chunk of the teacher's scores, and any objective's gradient come
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that everyone uses
@@ -57,6 +57,8 @@ class Heads:
         complete: What follows a head: scale, soft cap, bias; of some tokens only if told which.
         candidates: Score these tokens only; None scores the whole vocabulary.
         seed: Decides the draw of candidates.
+        on_text: For each exit, whether it learns the text's next tokens over the whole vocabulary,
+            whatever the objective and the candidates are; empty: none does.
     """
 
     exits: Sequence[nn.Module]
@@ -65,6 +67,7 @@ class Heads:
     complete: Callable[[Tensor, Tensor | None], Tensor]
     candidates: Candidates | None = None
     seed: int = 0
+    on_text: Sequence[bool] = ()
 
     @property
     def trained(self) -> list[nn.Parameter]:
@@ -106,45 +109,64 @@ def chunked_loss(
     Returns:
         The sum, weighted by exit and position, and the sum of each exit, weighted by position.
     """
-    size = chunk or max(16, CHUNK_SCORES // _vocabulary(heads.base))
+    size = chunk or max(16, CHUNK_SCORES // vocabulary_of(heads.base))
     trained = heads.trained
-    total, sums = _Chunked.apply(  # type: ignore[no-untyped-call]
-        (targets, heads, objective, size, len(inputs), trained), *inputs, *trained
-    )
+    learns = torch.is_grad_enabled()
+    asked = [learns and each.requires_grad for each in inputs]
+    plan = _Plan(targets, heads, objective, size, asked, trained if learns else [])
+    total, sums = _Chunked.apply(plan, *inputs, *trained)  # type: ignore[no-untyped-call]
     return total, sums
+
+
+class _Plan(NamedTuple):
+    """What a chunked sum is made of."""
+
+    targets: Targets
+    heads: Heads
+    objective: Objective
+    size: int
+    asked: list[bool]
+    """Which inputs need a gradient."""
+    trained: list[nn.Parameter]
+    """Which parameters of heads do."""
 
 
 class _Chunked(torch.autograd.Function):
     """Computes the gradients of the sum together with the sum."""
 
     @staticmethod
-    def forward(ctx: Any, plan: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        targets, heads, objective, size, count, trained = plan
-        inputs = tensors[:count]
+    def forward(ctx: Any, plan: _Plan, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        targets, heads = plan.targets, plan.heads
+        inputs = tensors[: len(plan.asked)]
         wide = torch.float64 if inputs[0].dtype is torch.float64 else torch.float32
-        sums = torch.zeros(count, dtype=wide, device=targets.weights.device)
-        backwards = [torch.zeros_like(each) for each in inputs]
-        by_parameter = {id(each): torch.zeros_like(each) for each in trained}
+        sums = torch.zeros(len(inputs), dtype=wide, device=targets.weights.device)
+        backwards = [
+            torch.zeros_like(each) if asked else None
+            for each, asked in zip(inputs, plan.asked, strict=True)
+        ]
+        by_parameter = {id(each): torch.zeros_like(each) for each in plan.trained}
         generator = torch.Generator().manual_seed(heads.seed)
-        for start in range(0, len(targets.tokens), size):
-            rows = slice(start, start + size)
+        for start in range(0, len(targets.tokens), plan.size):
+            rows = slice(start, start + plan.size)
             goal = _Goal.of(targets, rows, heads, generator)
             for index, (head, given) in enumerate(zip(heads.exits, inputs, strict=True)):
                 read = given[rows].detach()
-                scale = heads.exit_weights[index]
-                loss, gradient = goal.loss(head, read, (heads, objective, scale))
+                loss, gradient, columns = goal.loss(index, read, plan)
                 sums[index] += loss
-                back = _through(head, read, gradient, goal.columns, by_parameter)
-                backwards[index][rows] = back.to(given)
+                if gradient is None:
+                    continue
+                _gather_(head, read, gradient, columns, by_parameter)
+                if (back := backwards[index]) is not None:
+                    back[rows] = _through(head, read, gradient, columns).to(given)
         weights = torch.tensor(heads.exit_weights, dtype=wide, device=sums.device)
-        ctx.gradients = [*backwards, *(by_parameter[id(each)] for each in trained)]
+        ctx.gradients = [*backwards, *by_parameter.values()]
         ctx.mark_non_differentiable(sums)
         return (sums * weights).sum(), sums
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
         gradients, ctx.gradients = ctx.gradients, None
-        return (None, *(each.mul_(outer[0]) for each in gradients))
+        return (None, *(None if each is None else each.mul_(outer[0]) for each in gradients))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,27 +185,38 @@ class _Goal:
             teacher = heads.complete(heads.base(targets.teacher[rows]), None).detach()
             if heads.candidates is not None:
                 drawn = heads.candidates.draw(teacher, tokens, generator=generator)
-                teacher = teacher[:, drawn.columns] + drawn.log_count
-                tokens = drawn.tokens
+                teacher = teacher[:, drawn.columns]
         return cls(teacher=teacher, tokens=tokens, weights=targets.weights[rows], drawn=drawn)
 
-    @property
-    def columns(self) -> Tensor | None:
-        return None if self.drawn is None else self.drawn.columns
+    def loss(
+        self, index: int, read: Tensor, plan: _Plan
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Give one exit's loss, its gradient by the head's output, and the columns of that.
 
-    def loss(self, head: nn.Module, read: Tensor, plan: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
-        """Give the loss of one exit, and its gradient with respect to the head's output."""
-        heads, objective, scale = plan
+        There is no gradient where nobody needs one.
+        """
+        head, scale = plan.heads.exits[index], plan.heads.exit_weights[index]
+        on_text = bool(plan.heads.on_text) and plan.heads.on_text[index]
+        drawn = None if on_text else self.drawn
+        columns = None if drawn is None else drawn.columns
+        tokens = self.tokens if drawn is None else drawn.tokens
+        log_count = None if drawn is None else drawn.log_count
+        objective = NEXT_TOKEN if on_text else plan.objective
         with torch.no_grad():
-            raw = head(read) if self.columns is None else _some(head, read, self.columns)
-        with torch.enable_grad():
-            raw = raw.detach().requires_grad_()
-            scores = heads.complete(raw, self.columns)
-            if self.drawn is not None:
-                scores = scores + self.drawn.log_count
-            loss = (objective.losses(scores, self.teacher, self.tokens) * self.weights).sum()
-            (gradient,) = torch.autograd.grad(loss * scale, raw)
-        return loss.detach(), gradient
+            raw = head(read) if columns is None else _some(head, read, columns)
+        needed = plan.asked[index] or any(
+            own is each for own in head.parameters() for each in plan.trained
+        )
+        with torch.set_grad_enabled(needed):
+            raw = raw.detach().requires_grad_(needed)
+            scores = plan.heads.complete(raw, columns)
+            losses = objective.losses(scores, self.teacher, tokens, log_count)
+            loss = (losses * self.weights).sum()
+            gradient = torch.autograd.grad(loss * scale, raw)[0] if needed else None
+        return loss.detach(), gradient, columns
+
+
+NEXT_TOKEN = Objective(name="next-token")
 
 
 def _some(head: nn.Module, read: Tensor, columns: Tensor) -> Tensor:
@@ -193,35 +226,41 @@ def _some(head: nn.Module, read: Tensor, columns: Tensor) -> Tensor:
     return F.linear(read, weight[columns], None if bias is None else bias[columns])
 
 
-def _through(
+def _gather_(
     head: nn.Module,
     read: Tensor,
     gradient: Tensor,
     columns: Tensor | None,
     by_parameter: dict[int, Tensor],
-) -> Tensor:
-    """Take the gradient of a chunk's scores back through its head."""
-    if not can_gather(head):
-        with torch.enable_grad():
-            leaf = read.requires_grad_()
-            (back,) = torch.autograd.grad(head(leaf), leaf, gradient)
-        return back
-    weight: Tensor = head.weight  # type: ignore[assignment]
-    bias: Tensor | None = head.bias  # type: ignore[assignment]
-    if (summed := by_parameter.get(id(weight))) is not None:
+) -> None:
+    """Add the gradient of a chunk's scores to those of its head's parameters, if asked for."""
+    summed = by_parameter.get(id(getattr(head, "weight", None)))
+    if summed is not None:
         if columns is not None:
             summed.index_add_(0, columns, (gradient.mT @ read).to(summed))
         elif torch.is_autocast_enabled(gradient.device.type):
             summed.add_(gradient.mT @ read)
         else:
             summed.addmm_(gradient.mT.to(summed), read.to(summed))
-    if bias is not None and (summed := by_parameter.get(id(bias))) is not None:
+    summed = by_parameter.get(id(getattr(head, "bias", None)))
+    if summed is not None:
         if columns is None:
             summed.add_(gradient.sum(0))
         else:
             summed.index_add_(0, columns, gradient.sum(0).to(summed))
+
+
+def _through(head: nn.Module, read: Tensor, gradient: Tensor, columns: Tensor | None) -> Tensor:
+    """Take the gradient of a chunk's scores back to what its head read."""
+    if not can_gather(head):
+        with torch.enable_grad():
+            leaf = read.requires_grad_()
+            (back,) = torch.autograd.grad(head(leaf), leaf, gradient)
+        return back
+    weight: Tensor = head.weight  # type: ignore[assignment]
     return gradient @ (weight if columns is None else weight[columns]).to(gradient)
 
 
-def _vocabulary(head: nn.Module) -> int:
-    return int(getattr(head, "out_features", 0)) or head.weight.shape[0]  # type: ignore[union-attr]
+def vocabulary_of(head: nn.Module) -> int:
+    """Give how many tokens a head scores; a quantised weight may have any shape."""
+    return int(getattr(head, "out_features", 0)) or len(head.weight)  # type: ignore[arg-type]

@@ -87,7 +87,7 @@ def fit_closed_form(
         How many positions were used.
 
     Raises:
-        ConfigError: An exit is of another kind, or the ridge is not above 0.
+        ConfigError: No exit is named, one is of another kind, or the ridge is not above 0.
         InputError: There is no text.
     """
     projections = _fittable(model, exits)
@@ -100,9 +100,9 @@ def fit_closed_form(
     student = Student(model, lesson).eval()
     sums = {exit: Sums() for exit in projections}
     count = 0
-    for step, batch in enumerate(batches):
+    for batch in batches:
         with torch.no_grad():
-            view, chosen = student.see(dict(batch), step=step)
+            view, chosen = student.see(batch)
         for exit, projection in projections.items():
             sums[exit].add_(*_pair(view, exit, depth, projection))
         count += int(chosen.sum())
@@ -128,6 +128,8 @@ def _fittable(model: Any, exits: Sequence[int]) -> dict[int, Cast | Lens]:
                 "and 'lens' have one"
             )
         found[exit] = projection
+    if not found:
+        raise ConfigError("no exit to fit; name 'cast' or 'lens' exits that are attached")
     return found
 
 

@@ -7,7 +7,8 @@ Not here: the gate itself (offramp.blocks.gates).
 Source: Schuster et al. 2022, "CALM", arXiv:2207.07061, section 3.4, with the label "agrees with the
      last layer" and both labels counted equally. Differs from the paper: gates are fitted by
      Newton-like steps to the end (a linear probe is convex) instead of by minibatches, and are
-     calibrated afterwards by Platt's two numbers (Platt 1999).
+     calibrated afterwards by Platt's two numbers (Platt 1999). Calibration and threshold use the
+     same positions, the last fifth, which the fit does not see.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,7 +24,7 @@ from offramp.blocks.gates import Gate
 from offramp.blocks.projections import add_gate_
 from offramp.errors import ConfigError, InputError
 from offramp.models.view import View
-from offramp.training.chunked import CHUNK_SCORES
+from offramp.training.chunked import CHUNK_SCORES, vocabulary_of
 from offramp.training.objectives import Objective
 from offramp.training.student import Lesson, Student
 
@@ -72,20 +73,22 @@ def train_gates(
         advance: Called with the number of positions of each batch.
 
     Raises:
-        ConfigError: The precision is out of its range.
+        ConfigError: The precision is out of its range, or no exit is named.
         InputError: There is too little text.
     """
     if not 0 < precision <= 1:
         raise ConfigError(f"precision must be above 0 and at most 1, got {precision}; try 0.95")
     numbers = model.check_exits(tuple(exits), attached_only=True)
+    if not numbers:
+        raise ConfigError("no exit to give a gate; name exits that are attached")
     lesson = Lesson(
         objective=Objective(), exit_weights=dict.fromkeys(numbers, 1.0), share=share, seed=1
     )
     student = Student(model, lesson).eval()
     seen: dict[int, list[tuple[Tensor, Tensor]]] = {exit: [] for exit in numbers}
-    for step, batch in enumerate(batches):
+    for batch in batches:
         with torch.no_grad():
-            view, chosen = student.see(dict(batch), step=step)
+            view, chosen = student.see(batch)
             for exit, agrees in agreements(view, numbers).items():
                 state = view.keep(view.seen.states[exit])
                 seen[exit].append((state.cpu(), agrees.cpu()))
@@ -107,7 +110,7 @@ def agreements(view: View, exits: Sequence[int]) -> dict[int, Bool[Tensor, " row
     """Tell where each exit's best token is the last layer's, some positions at a time."""
     anatomy, last = view.anatomy, view.seen.finished()
     prepared = {exit: view.prepared(exit) for exit in exits}
-    size = max(16, CHUNK_SCORES // anatomy.head.weight.shape[0])  # type: ignore[union-attr]
+    size = max(16, CHUNK_SCORES // vocabulary_of(anatomy.head))
     found: dict[int, list[Tensor]] = {exit: [] for exit in exits}
     for start in range(0, len(last), size):
         rows = slice(start, start + size)
@@ -135,9 +138,9 @@ def _train(
         slope, offset = _platt(logits, truth)
         gate.linear.weight.copy_(probe.linear.weight * slope)
         gate.linear.bias.copy_(probe.linear.bias * slope + offset)
-        confidence = (logits * slope + offset).sigmoid()
-        gate.threshold.fill_(lowest_threshold(confidence, truth, precision=precision))
-        stops = confidence >= gate.threshold.to(confidence)
+        confidence = gate.confidence(states[-kept:].to(gate.linear.weight.device)).cpu()
+        set_threshold_(gate, lowest_threshold(confidence, truth, precision=precision))
+        stops = confidence >= gate.threshold.float().cpu()
     right = float((stops & truth).sum())
     return GateReport(
         exit=exit,
@@ -147,6 +150,13 @@ def _train(
         recall=right / max(float(truth.sum()), 1.0),
         positions=kept,
     )
+
+
+def set_threshold_(gate: Gate, threshold: float) -> None:
+    """Set a threshold, rounded up where the gate is kept in less than float32."""
+    gate.threshold.fill_(threshold)
+    if float(gate.threshold) < threshold:
+        gate.threshold.mul_(1 + torch.finfo(gate.threshold.dtype).eps)
 
 
 def _fit_(probe: Gate, states: Tensor, agrees: Tensor) -> None:
@@ -165,14 +175,16 @@ def _fit_(probe: Gate, states: Tensor, agrees: Tensor) -> None:
             value.backward()  # type: ignore[no-untyped-call]
         return value
 
-    search.step(loss)  # type: ignore[arg-type]
+    search.step(loss)  # type: ignore[no-untyped-call]
 
 
 def _platt(logits: Tensor, truth: Tensor) -> tuple[float, float]:
     """Give slope and offset that make logits the log-odds of what is true."""
     numbers = torch.tensor([1.0, 0.0], requires_grad=True)
     search = torch.optim.LBFGS([numbers], max_iter=50, line_search_fn="strong_wolfe")
-    goal = truth.float() * (1 - 2 / len(truth)) + 1 / len(truth)  # Platt's soft labels
+    yes = int(truth.sum())
+    no = len(truth) - yes
+    goal = torch.where(truth, (yes + 1) / (yes + 2), 1 / (no + 2))  # Platt's soft labels
 
     def loss() -> Tensor:
         search.zero_grad()
@@ -181,9 +193,9 @@ def _platt(logits: Tensor, truth: Tensor) -> tuple[float, float]:
             value.backward()  # type: ignore[no-untyped-call]
         return value
 
-    search.step(loss)  # type: ignore[arg-type]
+    search.step(loss)  # type: ignore[no-untyped-call]
     slope, offset = numbers.tolist()
-    return max(slope, 1e-3), offset
+    return (slope, offset) if slope > 0 else (0.0, float(goal.mean().logit()))
 
 
 def lowest_threshold(

@@ -5,8 +5,10 @@ In:  the number of blocks, and how far the training is. Out: weights of exits, a
 Law: at the end of the curriculum every exit counts, deeper ones more; the first block is never
      left out (tests/training/test_layer_dropout.py).
 Source: Elhoushi et al. 2024, "LayerSkip", arXiv:2404.16710, sections 4.1 and 4.2. Differs from the
-     paper: exits have their own projections if attached with any, and the paper's quadratic loss
-     scale is normalised over the exits in use.
+     paper: exits have their own projections if attached with any; scales are normalised over the
+     exits in use, not over all; exits 0 and 1, whose scale the paper sets to 0, count a quarter and
+     half of exit 2, else they would never be trained; rotation takes one exit a step, not every
+     R-th; rates of dropout do not grow with time (the paper's setting for a pretrained base).
 """
 
 import math
@@ -47,17 +49,22 @@ def exit_scales(
         {2: 0.053, 4: 0.947}
     """
     numbers = {exit: depth if exit == ORIGINAL else int(exit) for exit in exits}
-    ordered = sorted(exits, key=lambda exit: numbers[exit], reverse=True)
+    ordered = sorted(exits, key=lambda exit: (numbers[exit], exit == ORIGINAL), reverse=True)
     active = ordered
     if curriculum == "gradual":
         active = ordered[: max(1, math.ceil(len(ordered) * min(1.0, 2 * progress)))]
     elif curriculum == "rotating" and len(ordered) > 1:
         active = [ordered[0], ordered[1 + step % (len(ordered) - 1)]]
-    scale = {exit: EARLY * sum(range(numbers[exit])) for exit in active}
-    if numbers[ordered[0]] == depth:
-        scale[ordered[0]] = depth - 1 + EARLY * sum(range(depth - 1))
-    total = sum(scale.values()) or 1.0
+    scale = {exit: _scale(numbers[exit], depth) for exit in active}
+    total = sum(scale.values())
     return {exit: scale.get(exit, 0.0) / total for exit in exits}
+
+
+def _scale(number: int, depth: int) -> float:
+    """Give the paper's e(l) of the exit after block l = number - 1, before normalising."""
+    if number == depth:
+        return max(depth - 1, 1) + EARLY * sum(range(depth - 1))
+    return EARLY * max(sum(range(number)), (number + 1) / 4)
 
 
 def dropout_rates(depth: int, highest: float) -> list[float]:

@@ -2,8 +2,8 @@
 
 In:  an exit's scores of the vocabulary, and the last layer's or the text's next tokens. Out: one
      loss per row, in nats.
-Law: every loss is computed in float32 or wider, whatever the scores came in, and is never negative
-     (tests/training/test_objectives.py).
+Law: every loss is computed in float32 or wider, whatever the scores came in; none is below 0, but
+     for rounding (tests/training/test_objectives.py).
 Not here: which rows, and without holding all their scores at once (offramp.training.chunked).
 
 To add one: a function here, and a row of ``OBJECTIVES``.
@@ -11,7 +11,7 @@ To add one: a function here, and a row of ``OBJECTIVES``.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that everyone uses
@@ -42,19 +42,28 @@ def distillation_loss(
     teacher: Float[Tensor, "rows vocab"],
     *,
     temperature: float = 1.0,
+    log_count: Float[Tensor, " vocab"] | None = None,
 ) -> Float[Tensor, " rows"]:
     """Give the divergence KL(last layer || exit), both softened, times the squared temperature.
 
     Source: Hinton et al. 2015, arXiv:1503.02531, section 2; as the objective of exits, Belrose et
     al. 2023 (tuned lens), arXiv:2303.08112.
 
+    Args:
+        scores: Of the exit.
+        teacher: Of the last layer.
+        temperature: Above 0.
+        log_count: Logarithm of how many tokens each score stands for; None: each for itself.
+
     Example:
         >>> same = torch.tensor([[1.0, 2.0, 3.0]])
         >>> distillation_loss(same, same).item()
         0.0
     """
-    exit = F.log_softmax(_wide(scores) / temperature, dim=-1)
-    last = F.log_softmax(_wide(teacher) / temperature, dim=-1)
+    exit, last = _wide(scores) / temperature, _wide(teacher) / temperature
+    if log_count is not None:  # after the temperature: it softens scores, it does not unmake tokens
+        exit, last = exit + log_count, last + log_count
+    exit, last = F.log_softmax(exit, dim=-1), F.log_softmax(last, dim=-1)
     divergence = F.kl_div(exit, last, reduction="none", log_target=True).sum(-1)
     return divergence * temperature**2
 
@@ -105,27 +114,46 @@ class Objective:
         scores: Float[Tensor, "rows vocab"],
         teacher: Float[Tensor, "rows vocab"] | None,
         tokens: Int[Tensor, " rows"],
+        log_count: Float[Tensor, " vocab"] | None = None,
     ) -> Float[Tensor, " rows"]:
-        """Give the loss of each row."""
-        return OBJECTIVES[self.name](self, scores, teacher, tokens)
+        """Give the loss of each row.
+
+        Args:
+            scores: Of the exit.
+            teacher: Of the last layer; None for ``next-token``.
+            tokens: Where among the scores the text's next tokens are.
+            log_count: Logarithm of how many tokens each score stands for; None: each for itself.
+        """
+        return OBJECTIVES[self.name](self, Case(scores, teacher, tokens, log_count))
 
 
-def _distilled(
-    objective: Objective, scores: Tensor, teacher: Tensor | None, _: Tensor
-) -> Float[Tensor, " rows"]:
-    assert teacher is not None
-    return distillation_loss(scores, teacher, temperature=objective.temperature)
+class Case(NamedTuple):
+    """What an objective is asked about; see ``Objective.losses``."""
+
+    scores: Tensor
+    teacher: Tensor | None
+    tokens: Tensor
+    log_count: Tensor | None
 
 
-def _mixed(
-    objective: Objective, scores: Tensor, teacher: Tensor | None, tokens: Tensor
-) -> Float[Tensor, " rows"]:
-    distilled = _distilled(objective, scores, teacher, tokens)
-    return torch.lerp(next_token_loss(scores, tokens), distilled, objective.share)
+def _next_token(_: Objective, case: Case) -> Tensor:
+    scores = case.scores if case.log_count is None else _wide(case.scores) + case.log_count
+    return next_token_loss(scores, case.tokens)
 
 
-OBJECTIVES: Mapping[str, Callable[[Objective, Tensor, Tensor | None, Tensor], Tensor]] = {
-    "next-token": lambda _, scores, __, tokens: next_token_loss(scores, tokens),
+def _distilled(objective: Objective, case: Case) -> Tensor:
+    assert case.teacher is not None
+    return distillation_loss(
+        case.scores, case.teacher, temperature=objective.temperature, log_count=case.log_count
+    )
+
+
+def _mixed(objective: Objective, case: Case) -> Tensor:
+    return torch.lerp(_next_token(objective, case), _distilled(objective, case), objective.share)
+
+
+OBJECTIVES: Mapping[str, Callable[[Objective, Case], Tensor]] = {
+    "next-token": _next_token,
     "distillation": _distilled,
     "mixed": _mixed,
 }

@@ -9,7 +9,7 @@ Not here: which exits and which data.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from transformers import TrainingArguments
 
@@ -83,6 +83,22 @@ class TrainSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        self._check_numbers()
+        for name, value, known in (
+            ("precision", self.precision, get_args(Precision)),
+            ("schedule", self.schedule, get_args(Schedule)),
+            ("curriculum", self.curriculum, CURRICULA),
+        ):
+            if value not in known:
+                raise ConfigError(f"unknown {name} {value!r}; use one of {', '.join(known)}")
+        if not self.unfreeze and (self.layer_dropout or self.checkpointing):
+            raise ConfigError(
+                "layer_dropout and checkpointing change how the base is trained, and the base is "
+                "frozen; add unfreeze, or leave them out"
+            )
+        self._lesson({1: 1.0, **self._weights()})
+
+    def _check_numbers(self) -> None:
         for name in ("batch_size", "accumulate", "save_steps", "log_steps", "keep"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -98,15 +114,6 @@ class TrainSettings:
                 f"max_steps and candidates must be 0 or more, got {self.max_steps} and "
                 f"{self.candidates}"
             )
-        if self.curriculum not in CURRICULA:
-            raise ConfigError(
-                f"unknown curriculum {self.curriculum!r}; use one of {', '.join(CURRICULA)}"
-            )
-        if not self.unfreeze and (self.layer_dropout or self.checkpointing):
-            raise ConfigError(
-                "layer_dropout and checkpointing change how the base is trained, and the base is "
-                "frozen; add unfreeze, or leave them out"
-            )
 
     def lesson(self, exits: tuple[int, ...]) -> Lesson:
         """Give what is learnt in one pass.
@@ -115,14 +122,20 @@ class TrainSettings:
             exits: Those that are trained.
 
         Raises:
-            ConfigError: A weight is for an exit that is not trained, or a value is out of range.
+            ConfigError: A weight is for an exit that is not trained.
         """
         weights: dict[ExitName, float] = dict.fromkeys(exits, 1.0)
         if unknown := sorted(set(self.exit_weights or ()) - set(exits)):
             raise ConfigError(f"exit_weights name {unknown}; the exits trained are {exits}")
-        weights.update(self.exit_weights or {})
+        weights |= self._weights()
         if self.unfreeze:
             weights[ORIGINAL] = 1.0
+        return self._lesson(weights)
+
+    def _weights(self) -> dict[ExitName, float]:
+        return {exit: weight for exit, weight in (self.exit_weights or {}).items()}
+
+    def _lesson(self, weights: Mapping[ExitName, float]) -> Lesson:
         return Lesson(
             objective=Objective(
                 name=self.objective, temperature=self.temperature, share=self.distillation_share
@@ -152,7 +165,6 @@ class TrainSettings:
             "per_device_train_batch_size": self.batch_size,
             "per_device_eval_batch_size": self.batch_size,
             "gradient_accumulation_steps": self.accumulate,
-            "gradient_checkpointing": False,
             "bf16": self.precision == "bfloat16",
             "fp16": self.precision == "float16",
             "save_steps": self.save_steps,
@@ -189,8 +201,12 @@ def published_recipe(settings: TrainSettings) -> TrainSettings:
         schedule="linear",
         warmup=0.0,
         epochs=3.0,
+        max_steps=0,
         batch_size=16,
+        accumulate=1,
         unfreeze=False,
+        layer_dropout=0.0,
+        checkpointing=False,
     )
 
 

@@ -2,12 +2,15 @@
 
 In:  a student and batches. Out: a folder of shards, one for each batch, and batches made of them.
 Law: training on kept states gives what training on the text gave, with the same positions and
-     seeds (tests/training/test_states.py).
-Not here: ``block`` exits, which need every position; they are refused.
+     seeds; states of another base or text are never taken for those asked for
+     (tests/training/test_states.py).
+Not here: ``block`` exits, which need every position, and a base that is trained, whose states
+     change; both are refused.
 """
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +22,9 @@ from torch.utils.data import Dataset
 
 from offramp.blocks.projections import Block
 from offramp.blocks.watch import Watched
-from offramp.config import ORIGINAL
 from offramp.errors import ConfigError, InputError, first_line
 from offramp.models.fingerprint import check_fingerprint, fingerprint_of
+from offramp.training.objectives import Objective
 from offramp.training.positions import position_weights
 from offramp.training.student import NO_LABEL, Kept, Student
 
@@ -47,33 +50,27 @@ def keep_states(
         How many positions the folder holds.
 
     Raises:
-        ConfigError: An exit is a ``block``.
-        InputError: The folder holds states of another base or lesson.
+        ConfigError: An exit is a ``block``, or the base is not frozen.
+        InputError: The folder holds states of another base, lesson or text, a shard is damaged, or
+            the folder cannot be written.
     """
     folder = Path(folder)
     numbers = _numbers(student)
-    facts = {
-        "exits": numbers,
-        "share": student.lesson.share,
-        "seed": student.lesson.seed,
-        "fingerprint": fingerprint_of(student.model),
-    }
-    _claim(folder, facts)
+    if not student.frozen:
+        raise ConfigError(
+            "states of a base that is trained change at every step; train it on the text"
+        )
+    looking = Student(student.model, replace(student.lesson, objective=Objective())).eval()
+    _claim(folder, student, numbers)
     count = 0
     for step, batch in enumerate(batches):
         path = folder / f"{step:06d}.safetensors"
+        tokens = batch["shift_labels"][looking.choose(batch, step=step)].cpu()
         if not path.exists():
-            with torch.no_grad():
-                view, chosen = student.see(batch, step=step)
-            states = {f"exit.{exit}": view.keep(view.seen.states[exit]) for exit in numbers}
-            states["final"] = view.seen.finished()
-            states["tokens"] = batch["shift_labels"][chosen]
-            states["weights"] = position_weights(batch["shift_labels"] != NO_LABEL, chosen)
-            partial = path.with_suffix(".part")
-            save_file({name: each.contiguous().cpu() for name, each in states.items()}, partial)
-            partial.replace(path)
-        with safe_open(path, framework="pt") as shard:
-            positions = shard.get_slice("tokens").get_shape()[0]
+            _write(path, _states(looking, batch, step=step))
+        elif not torch.equal(_read(path)["tokens"], tokens):
+            raise InputError(f"{path} holds states of another text; name another folder")
+        positions = len(tokens)
         count += positions
         advance(positions)
     return count
@@ -83,7 +80,9 @@ def kept_batches(student: Student, folder: str | Path) -> Iterator[dict[str, Any
     """Read the states back as batches that the student takes, one for each shard.
 
     Raises:
-        InputError: There are none, a shard is damaged, or they are of another base or other exits.
+        InputError: There are none, a shard is damaged, or they are of other exits.
+        CheckpointError: They are of another base.
+        ConfigError: An exit is a ``block``.
     """
     states = KeptStates(student, folder)
     return (states[place] for place in range(len(states)))
@@ -97,7 +96,9 @@ class KeptStates(Dataset[dict[str, Any]]):
         folder: Where ``keep_states`` wrote.
 
     Raises:
-        InputError: There are none, or they are of another base or other exits.
+        InputError: There are none, or they are of other exits.
+        CheckpointError: They are of another base.
+        ConfigError: An exit is a ``block``.
     """
 
     def __init__(self, student: Student, folder: str | Path) -> None:
@@ -115,14 +116,7 @@ class KeptStates(Dataset[dict[str, Any]]):
         Raises:
             InputError: Its shard is damaged.
         """
-        path = self._paths[place]
-        try:
-            with safe_open(path, framework="pt") as file:
-                shard = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise InputError(
-                f"{path} is damaged ({first_line(error)}); delete it and make it again"
-            ) from None
+        shard = _read(self._paths[place])
         seen = Watched(
             states={exit: shard[f"exit.{exit}"] for exit in self._exits},
             head_input=shard["final"],
@@ -135,22 +129,62 @@ class KeptStates(Dataset[dict[str, Any]]):
 
 
 def _check(student: Student, folder: Path, exits: list[int]) -> None:
-    try:
-        facts = json.loads((folder / TABLE).read_text(encoding="utf-8"))
-        missing = sorted(set(exits) - set(facts["exits"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{folder} holds no kept states ({first_line(error)}); make them by keep_states"
-        ) from None
+    facts = _facts(folder)
+    missing = sorted(set(exits) - set(facts["exits"]))
     if missing:
         raise InputError(f"{folder} holds no states of exits {missing}, only of {facts['exits']}")
     check_fingerprint(student.model, facts["fingerprint"], str(folder))
 
 
+def _states(student: Student, batch: Mapping[str, Tensor], *, step: int) -> dict[str, Tensor]:
+    with torch.no_grad():
+        view, chosen = student.see(batch, step=step)
+    states = {f"exit.{exit}": view.keep(view.seen.states[exit]) for exit in student.lesson.numbers}
+    states["final"] = view.seen.finished()
+    states["tokens"] = batch["shift_labels"][chosen]
+    states["weights"] = position_weights(batch["shift_labels"] != NO_LABEL, chosen)
+    return states
+
+
+def _write(path: Path, states: Mapping[str, Tensor]) -> None:
+    """Write a shard beside its place and move it there, so that it is never half there."""
+    partial = path.with_suffix(".part")
+    try:
+        save_file({name: each.contiguous().cpu() for name, each in states.items()}, partial)
+        partial.replace(path)
+    except (SafetensorError, OSError) as error:
+        partial.unlink(missing_ok=True)
+        raise InputError(
+            f"cannot write {path}: {first_line(error)}; free some space and run the same again: "
+            "it goes on from there"
+        ) from None
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{path} is damaged ({first_line(error)}); delete it and make it again"
+        ) from None
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads((folder / TABLE).read_text(encoding="utf-8"))
+        return {name: facts[name] for name in ("exits", "share", "seed", "fingerprint")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder} holds no kept states ({first_line(error)}); make them by keep_states"
+        ) from None
+
+
 def _numbers(student: Student) -> list[int]:
-    numbers = [exit for exit in student.lesson.exit_weights if exit != ORIGINAL]
+    numbers = list(student.lesson.numbers)
+    attached = dict(student.model.exits.items())
     for exit in numbers:
-        if isinstance(student.model.exits[str(exit)], Block):
+        if isinstance(attached.get(str(exit)), Block):
             raise ConfigError(
                 f"exit {exit} is a 'block', which needs the states of every position; train it on "
                 "the text"
@@ -158,11 +192,17 @@ def _numbers(student: Student) -> list[int]:
     return numbers
 
 
-def _claim(folder: Path, facts: Mapping[str, Any]) -> None:
+def _claim(folder: Path, student: Student, exits: list[int]) -> None:
+    facts = {
+        "exits": exits,
+        "share": student.lesson.share,
+        "seed": student.lesson.seed,
+        "fingerprint": fingerprint_of(student.model),
+    }
     folder.mkdir(parents=True, exist_ok=True)
     table = folder / TABLE
     if table.exists():
-        if json.loads(table.read_text(encoding="utf-8")) != facts:
+        if _facts(folder) != facts:
             raise InputError(
                 f"{folder} holds states of another base, other exits or positions; name another "
                 "folder"

@@ -1,9 +1,11 @@
 """One forward pass that trains: the base once, then every exit's loss in chunks.
 
 In:  a model with exits and a batch. Out: the loss, and each exit's share of it.
-Law: a frozen base runs without gradients and in evaluation mode, and is never changed
-     (tests/training/test_exits.py).
-Not here: the loop around it (offramp.training.exits), the data (offramp.training.data).
+Law: the loss is the sum over exits of the mean of plain losses, in expectation over the positions
+     chosen; a frozen base runs without gradients and in evaluation mode, and is never changed
+     (tests/training/test_student.py).
+Not here: the loop around it (offramp.training.exits, which also says what needs a gradient), the
+     data (offramp.training.data).
 """
 
 from collections.abc import Callable, Mapping
@@ -43,7 +45,8 @@ class Lesson:
     Attributes:
         objective: What an exit's error costs.
         exit_weights: What each exit's loss counts; exits that are not named are not trained.
-            ``"original"`` is the base's own head, on the text's next tokens.
+            ``"original"`` is the base's own head: it learns the text's next tokens over the whole
+            vocabulary, whatever the objective, for it has nobody to learn from.
         share: Of the positions whose losses are computed, above 0, at most 1.
         seed: Decides which.
         candidates: Score these tokens only; None scores the whole vocabulary.
@@ -120,6 +123,14 @@ class Kept:
         """Next tokens and weights."""
         return self.tokens, self.weights
 
+    def to(self, device: torch.device) -> "Kept":
+        """Give the same on another device."""
+        seen = Watched(
+            states={exit: state.to(device) for exit, state in self.seen.states.items()},
+            head_input=self.seen.finished().to(device),
+        )
+        return Kept(seen=seen, tokens=self.tokens.to(device), weights=self.weights.to(device))
+
 
 class Student(nn.Module):
     """A model with exits whose forward pass gives the loss of a lesson.
@@ -132,6 +143,7 @@ class Student(nn.Module):
         self.model = model
         self.lesson = lesson
         self.frozen = frozen
+        self.train()
 
     def train(self, mode: bool = True) -> "Student":
         """Set training mode; a frozen base stays in evaluation mode, without dropout."""
@@ -174,6 +186,7 @@ class Student(nn.Module):
             usable = shift_labels != NO_LABEL
             tokens, weights = shift_labels[chosen], position_weights(usable, chosen)
         else:
+            kept = kept.to(self.model.device)
             view, tokens, weights = self._view(kept.seen, lambda states: states), *kept.asked
         count = num_items_in_batch if num_items_in_batch is not None else weights.sum().clamp(min=1)
         scales = self.lesson.scales(step=step, progress=progress, depth=self.model.depth)
@@ -190,14 +203,18 @@ class Student(nn.Module):
             step: Of the training, so that each step draws other positions.
         """
         inputs = {name: batch[name] for name in batch if name not in ("labels", "shift_labels")}
-        written = inputs.get("decoder_input_ids")
-        chosen = choose_positions(
+        chosen = self.choose(batch, step=step)
+        return self._look(chosen, inputs, step=step), chosen
+
+    def choose(self, batch: Mapping[str, Any], *, step: int = 0) -> Bool[Tensor, "batch targets"]:
+        """Give the positions of a batch whose losses are computed; as ``see``, without a pass."""
+        written = batch.get("decoder_input_ids")
+        return choose_positions(
             batch["input_ids"] if written is None else written,
             batch["shift_labels"] != NO_LABEL,
             share=self.lesson.share,
             seed=self.lesson.seed * 7_919 + step,
         )
-        return self._look(chosen, inputs, step=step), chosen
 
     def _look(self, chosen: Tensor, inputs: Mapping[str, Any], *, step: int) -> View:
         anatomy, lesson = self.model.anatomy, self.lesson
@@ -256,8 +273,10 @@ class Student(nn.Module):
             step: Of the training, for the draw of candidates.
         """
         anatomy, lesson = view.anatomy, self.lesson
-        original = (anatomy.head, view.seen.finished()) if ORIGINAL in scales else None
-        pairs = [original if exit == ORIGINAL else view.prepared(exit) for exit in scales]
+        pairs = [
+            (anatomy.head, view.seen.finished()) if exit == ORIGINAL else view.prepared(exit)
+            for exit in scales
+        ]
         teacher = view.seen.finished().detach() if lesson.objective.needs_teacher else None
         return chunked_loss(
             [state for _, state in pairs],
@@ -269,6 +288,7 @@ class Student(nn.Module):
                 complete=partial(_complete, anatomy),
                 candidates=lesson.candidates if can_gather(anatomy.head) else None,
                 seed=lesson.seed * 7_919 + step,
+                on_text=[exit == ORIGINAL for exit in scales],
             ),
             lesson.objective,
             chunk=lesson.chunk,
