@@ -1,0 +1,155 @@
+"""Read what ``offramp train`` trains on: sources that are mixed, rows kept back, batches.
+
+In:  the options, and a loaded model. Out: rows, held-out rows, and a function that pads them.
+Law: sources are mixed row by row, and no row is both trained on and held out
+     (tests/cli/test_train.py).
+Not here: reading a source (offramp.training.data).
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from torch import Tensor
+
+from offramp.cli.loading import Loaded
+from offramp.cli.quiet import data_bars_on_terminals_only
+from offramp.cli.training import SELF, Texts
+from offramp.errors import CheckpointError, ConfigError, InputError
+from offramp.training.data import Collator, DataSettings, load_rows
+from offramp.training.student import NO_LABEL
+
+LONGEST_ROW = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """Reads the sources for one model.
+
+    Attributes:
+        texts: The options.
+        loaded: The model.
+        seed: Decides the order.
+        block_size: Longest row.
+    """
+
+    texts: Texts
+    loaded: Loaded
+    seed: int
+    block_size: int
+
+    def named(self) -> dict[str, Any]:
+        """Read the sources that the user named, each once, without the model's own text."""
+        return {each: self._rows(each) for each in self.texts.data if each != SELF}
+
+    def mixed(self, named: Mapping[str, Any], self_text: Path) -> Any:
+        """Mix them with the model's own text, in the order that the seed decides."""
+        parts = [
+            self._own(self_text) if each == SELF else named[each]
+            for each in dict.fromkeys(self.texts.data)
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        if self.texts.streaming:
+            return datasets.interleave_datasets(
+                parts, stopping_strategy="all_exhausted_without_replacement"
+            )
+        return datasets.concatenate_datasets(parts).shuffle(seed=self.seed)
+
+    def divided(self, rows: Any) -> tuple[Any, Any]:
+        """Give the rows to train on, and those held out or None."""
+        held_out, share = self.texts.held_out, self.texts.held_out_share
+        if held_out is None:
+            return rows, None
+        if share is None:
+            return rows, self._load(held_out, shuffle=False)
+        kept = round(len(rows) * share)
+        if not 0 < kept < len(rows):
+            raise InputError(
+                f"--held-out {held_out} of {len(rows)} rows leaves {kept} and {len(rows) - kept}; "
+                "use another share, more text or a smaller --block-size"
+            )
+        return rows.select(range(kept, len(rows))), rows.select(range(kept))
+
+    def collate(self) -> Callable[[Sequence[Any]], Mapping[str, Tensor]]:
+        """Give what pads rows, and refuses tokens that the model does not know."""
+        loaded, pad = self.loaded, Collator(self.loaded.tokenizer)
+        vocabulary = loaded.model.get_input_embeddings().num_embeddings
+
+        def padded(rows: Sequence[Any]) -> Mapping[str, Tensor]:
+            batch = pad(rows)
+            if (largest := int(batch["input_ids"].max())) >= vocabulary:
+                raise CheckpointError(
+                    f"the tokenizer of {loaded.name} gives token {largest}, its model knows "
+                    f"{vocabulary} tokens; give the model its own tokenizer"
+                )
+            return batch
+
+        return padded
+
+    def _rows(self, source: str) -> Any:
+        texts = self.texts
+        columns = {
+            "text": texts.text_column,
+            "prompt": texts.prompt_column,
+            "completion": texts.completion_column,
+        }
+        return self._load(source, split=texts.split, streaming=texts.streaming, **columns)
+
+    def _own(self, path: Path) -> Any:
+        return self._load(str(path), streaming=self.texts.streaming)
+
+    def _load(self, source: str, **more: Any) -> Any:
+        settings = DataSettings(
+            source=source,
+            block_size=self.block_size,
+            limit=self.texts.limit,
+            seed=self.seed,
+            **more,
+        )
+        with data_bars_on_terminals_only():
+            return load_rows(settings, self.loaded.tokenizer)
+
+
+def block_size_of(loaded: Loaded, asked: int | None) -> int:
+    """Give the longest row, in tokens.
+
+    Raises:
+        ConfigError: It is more than the model's context.
+    """
+    context = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+    size = asked or min(LONGEST_ROW, context or LONGEST_ROW)
+    if context and size > context:
+        raise ConfigError(
+            f"--block-size {size} is more than the model's context of {context}; use "
+            f"--block-size {context} or less"
+        )
+    return size
+
+
+def batches_of(
+    rows: Iterable[Any],
+    batch_of: Callable[[Sequence[Any]], Mapping[str, Tensor]],
+    *,
+    size: int,
+    device: torch.device,
+    tokens: int | None = None,
+) -> Iterator[dict[str, Tensor]]:
+    """Cut rows into batches.
+
+    Args:
+        rows: In the order in which they are taken.
+        batch_of: Makes a batch of rows, with ``shift_labels``.
+        size: Rows at a time.
+        device: Where the batches go.
+        tokens: Stop once so many tokens that can be learned were given; None gives all.
+    """
+    left, given = iter(rows), 0
+    while (tokens is None or given < tokens) and (some := list(islice(left, size))):
+        batch = {name: each.to(device) for name, each in batch_of(some).items()}
+        given += int((batch["shift_labels"] != NO_LABEL).sum())
+        yield batch
