@@ -26,12 +26,12 @@ class Watched:
     """What was seen during one call of the model.
 
     Attributes:
-        states: Exit states [B, T, D] by exit.
+        states: Exit states [B, T, D] by exit; [N, D] of N positions that were kept on disk.
         head_input: What the base's head was given, cut to the positions asked for.
         calls: How a block was called, for those asked about.
     """
 
-    states: dict[int, Float[Tensor, "batch seq width"]] = field(default_factory=dict)
+    states: dict[int, Float[Tensor, "*rows width"]] = field(default_factory=dict)
     head_input: Float[Tensor, "*rows width"] | None = None
     calls: dict[int, BlockCall] = field(default_factory=dict)
 

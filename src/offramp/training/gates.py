@@ -139,7 +139,8 @@ def _train(
         gate.linear.weight.copy_(probe.linear.weight * slope)
         gate.linear.bias.copy_(probe.linear.bias * slope + offset)
         confidence = gate.confidence(states[-kept:].to(gate.linear.weight.device)).cpu()
-        set_threshold_(gate, lowest_threshold(confidence, truth, precision=precision))
+        steps = rounded_down(confidence, gate.threshold.dtype)
+        gate.threshold.fill_(lowest_threshold(steps, truth, precision=precision))
         stops = confidence >= gate.threshold.float().cpu()
     right = float((stops & truth).sum())
     return GateReport(
@@ -152,11 +153,17 @@ def _train(
     )
 
 
-def set_threshold_(gate: Gate, threshold: float) -> None:
-    """Set a threshold, rounded up where the gate is kept in less than float32."""
-    gate.threshold.fill_(threshold)
-    if float(gate.threshold) < threshold:
-        gate.threshold.mul_(1 + torch.finfo(gate.threshold.dtype).eps)
+def rounded_down(confidence: Float[Tensor, " rows"], dtype: torch.dtype) -> Float[Tensor, " rows"]:
+    """Round to numbers that a dtype can hold, so that it holds the threshold that is found.
+
+    ``confidence >= t`` and ``rounded_down(confidence) >= t`` are the same for every such t.
+    Rounding the threshold afterwards would not do: precision may fall where the threshold rises.
+    """
+    rounded = confidence.to(dtype)
+    if dtype.itemsize == 2:
+        too_high = (rounded.float() > confidence).to(torch.int16)
+        rounded = (rounded.view(torch.int16) - too_high).view(dtype)
+    return rounded.float()
 
 
 def _fit_(probe: Gate, states: Tensor, agrees: Tensor) -> None:

@@ -116,7 +116,11 @@ class KeptStates(Dataset[dict[str, Any]]):
         Raises:
             InputError: Its shard is damaged.
         """
-        shard = _read(self._paths[place])
+        path = self._paths[place]
+        shard = _read(path)
+        parts = [*(f"exit.{exit}" for exit in self._exits), "final", "tokens", "weights"]
+        if missing := sorted(set(parts) - set(shard)):
+            raise InputError(f"{path} is damaged (no {missing}); delete it and make it again")
         seen = Watched(
             states={exit: shard[f"exit.{exit}"] for exit in self._exits},
             head_input=shard["final"],

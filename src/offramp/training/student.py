@@ -156,7 +156,7 @@ class Student(nn.Module):
     def forward(
         self,
         input_ids: Int[Tensor, "batch seq"] | None = None,
-        shift_labels: Int[Tensor, "batch targets"] | None = None,
+        shift_labels: Int[Tensor, "*targets"] | None = None,
         num_items_in_batch: Tensor | int | None = None,
         kept: "Kept | None" = None,
         step: int = 0,
@@ -227,7 +227,7 @@ class Student(nn.Module):
                 during.enter_context(torch.no_grad())
             if lesson.layer_dropout and self.training:
                 rates = dropout_rates(anatomy.depth, lesson.layer_dropout)
-                drawn = torch.Generator().manual_seed(lesson.seed * 7_919 + step)
+                drawn = torch.Generator().manual_seed(self._seed(step, inputs["input_ids"]))
                 during.enter_context(layers_dropped(anatomy.blocks, rates, generator=drawn))
             seen = during.enter_context(
                 watch(
@@ -255,6 +255,10 @@ class Student(nn.Module):
     def _projections(self) -> dict[int, Any]:
         exits = self.model.exits
         return {exit: exits[str(exit)] for exit in self.lesson.numbers if str(exit) in exits}
+
+    def _seed(self, step: int, tokens: Tensor) -> int:
+        """Mix a seed for one batch, so that batches of one step do not draw alike."""
+        return (self.lesson.seed * 7_919 + step) * 1_000_003 + int(tokens.sum())
 
     def loss_of(
         self,
@@ -287,7 +291,7 @@ class Student(nn.Module):
                 base=anatomy.head,
                 complete=partial(_complete, anatomy),
                 candidates=lesson.candidates if can_gather(anatomy.head) else None,
-                seed=lesson.seed * 7_919 + step,
+                seed=self._seed(step, asked[0]),
                 on_text=[exit == ORIGINAL for exit in scales],
             ),
             lesson.objective,
