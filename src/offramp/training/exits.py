@@ -82,6 +82,8 @@ def train_exits(
         arguments = {"eval_strategy": "steps", "eval_steps": settings.save_steps, **arguments}
     if isinstance(rows, KeptStates):
         arguments = {"per_device_train_batch_size": 1, **arguments}
+    blocks = any(model.exits[str(exit)].mode.short == "block" for exit in numbers)
+    arguments = {"ddp_find_unused_parameters": settings.unfreeze or blocks, **arguments}
     chosen = settings.arguments(output, **arguments)
     chosen._n_gpu = min(chosen.n_gpu, 1)  # several GPUs take several processes
     if isinstance(rows, IterableDataset):
@@ -160,10 +162,10 @@ def freeze_(model: Any, exits: Sequence[int], *, unfreeze: bool) -> None:
 
 def shifted(
     collate: Callable[[Sequence[Any]], Mapping[str, Tensor]], model: Any
-) -> Callable[[Sequence[Any]], dict[str, Tensor]]:
+) -> Callable[[Sequence[Any]], dict[str, Any]]:
     """Let a collator also give what each position shall say, as ``shift_labels``.
 
-    An encoder-decoder reads what has no label, and writes the rest.
+    Kept states, which are batches already, come through as they are. An encoder-decoder reads what has no label, and writes the rest.
     """
     if model.config.is_encoder_decoder:
         raise ConfigError(
@@ -171,7 +173,7 @@ def shifted(
             "elsewhere"
         )
 
-    def batch_of(rows: Sequence[Any]) -> dict[str, Tensor]:
+    def batch_of(rows: Sequence[Any]) -> dict[str, Any]:
         if "kept" in rows[0]:
             return dict(rows[0])
         batch = dict(collate(rows))

@@ -120,6 +120,16 @@ class ExitTrainer(Trainer):  # type: ignore[misc]
             last = last_checkpoint(self.args.output_dir) or "the start"
             raise CheckpointError(f"{error}; the training can go on from {last}") from None
 
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Upload a checkpoint, or say why not."""
+        try:
+            super()._push_from_checkpoint(checkpoint_folder)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                f"cannot upload {checkpoint_folder} ({first_line(error)}), but it is whole on the "
+                "disk; run the same command again, or without push_to_hub"
+            ) from None
+
     def _save_rng_state(self, output_dir: str) -> None:
         """Wait for all processes, so that the file that is written last is the last."""
         super()._save_rng_state(output_dir)
