@@ -24,41 +24,65 @@ if TYPE_CHECKING:
     from offramp.models.embedded import load_default
     from offramp.models.multiexit import MultiExitModel
     from offramp.models.storage import save_exits, save_published
+    from offramp.training.closed_form import fit_closed_form
+    from offramp.training.data import Collator, DataSettings, load_rows
+    from offramp.training.exits import train_exits
+    from offramp.training.gates import train_gates
+    from offramp.training.self_text import SelfText, write_self_text
+    from offramp.training.settings import TrainSettings
 
 __all__ = [
     "AutoMultiExitModel",
+    "Collator",
     "Contrast",
+    "DataSettings",
     "DoLa",
     "FixedExit",
     "Layout",
     "MultiExitConfiguration",
     "MultiExitModel",
     "OfframpError",
+    "SelfText",
+    "TrainSettings",
     "VocabularyProjectionMode",
     "__version__",
     "attach_exits",
     "contrast_logits",
     "dola_logits",
+    "fit_closed_form",
     "load_default",
+    "load_rows",
     "save_exits",
     "save_published",
+    "train_exits",
+    "train_gates",
+    "write_self_text",
 ]
 
 _HOMES = {
     "AutoMultiExitModel": "offramp.models.auto",
+    "Collator": "offramp.training.data",
     "Contrast": "offramp.decoding.rules",
+    "DataSettings": "offramp.training.data",
     "DoLa": "offramp.decoding.rules",
     "FixedExit": "offramp.decoding.rules",
     "Layout": "offramp.blocks.anatomy",
     "MultiExitConfiguration": "offramp.models.configuration",
     "MultiExitModel": "offramp.models.multiexit",
+    "SelfText": "offramp.training.self_text",
+    "TrainSettings": "offramp.training.settings",
     "VocabularyProjectionMode": "offramp.config",
     "attach_exits": "offramp.models.attach",
     "contrast_logits": "offramp.logits.contrast",
     "dola_logits": "offramp.logits.dola",
+    "fit_closed_form": "offramp.training.closed_form",
     "load_default": "offramp.models.embedded",
+    "load_rows": "offramp.training.data",
     "save_exits": "offramp.models.storage",
     "save_published": "offramp.models.storage",
+    "train_exits": "offramp.training.exits",
+    "train_gates": "offramp.training.gates",
+    "write_self_text": "offramp.training.self_text",
 }
 
 

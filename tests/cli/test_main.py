@@ -14,6 +14,7 @@ from offramp.cli import app, main
 from offramp.cli.evaluate import EXAMPLE as EVALUATE_EXAMPLE
 from offramp.cli.generate import EXAMPLE
 from offramp.cli.models import MODELS_EXAMPLE, VERSION_EXAMPLE
+from offramp.cli.train import EXAMPLE as TRAIN_EXAMPLE
 
 WITHOUT_TORCH = """
 import sys, types
@@ -53,6 +54,7 @@ def shell(command: str) -> subprocess.CompletedProcess[str]:
         ([], "Example: offramp generate 'What is a ferry?' --exit 18"),
         (["generate"], EXAMPLE),
         (["evaluate"], EVALUATE_EXAMPLE),
+        (["train"], TRAIN_EXAMPLE),
         (["models"], MODELS_EXAMPLE),
         (["version"], VERSION_EXAMPLE),
     ],
@@ -83,6 +85,8 @@ def test_every_option_of_generate_has_a_text_and_its_whole_name_at_80_columns(of
     [
         (["generate", "--help"], 0),
         (["evaluate", "--help"], 0),
+        (["train", "--help"], 0),
+        (["train", "--output", "a", "--data", "a", "--epochs", "2", "--max-steps", "2"], 2),
         (["--version"], 0),
         (["generate", "--top-k", "many"], 2),
         (["generate", "a", "--exit", "3", "--dola", "low"], 2),

@@ -104,7 +104,7 @@ class Journal:
         text = folder / SELF_TEXT
         if self._writer is None:
             self._writer = known["writer"]
-        elif text.exists() and self._writer != known["writer"]:
+        elif self._writer != known["writer"] and text.exists() and text.stat().st_size:
             if not overwrite or known["writer"] is None:
                 raise InputError(
                     f"{text} was written by another model, from other prompts or with another "

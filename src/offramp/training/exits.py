@@ -165,7 +165,7 @@ def shifted(
 ) -> Callable[[Sequence[Any]], dict[str, Any]]:
     """Let a collator also give what each position shall say, as ``shift_labels``.
 
-    Kept states, which are batches already, come through as they are. An encoder-decoder reads what has no label, and writes the rest.
+    Kept states, which are batches already, come through as they are.
     """
     if model.config.is_encoder_decoder:
         raise ConfigError(
