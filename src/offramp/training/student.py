@@ -118,11 +118,6 @@ class Kept:
     tokens: Int[Tensor, " rows"]
     weights: Float[Tensor, " rows"]
 
-    @property
-    def asked(self) -> tuple[Tensor, Tensor]:
-        """Next tokens and weights."""
-        return self.tokens, self.weights
-
     def to(self, device: torch.device) -> "Kept":
         """Give the same on another device."""
         seen = Watched(
@@ -187,7 +182,8 @@ class Student(nn.Module):
             tokens, weights = shift_labels[chosen], position_weights(usable, chosen)
         else:
             kept = kept.to(self.model.device)
-            view, tokens, weights = self._view(kept.seen, lambda states: states), *kept.asked
+            view = self._view(kept.seen, lambda states: states)
+            tokens, weights = kept.tokens, kept.weights
         count = num_items_in_batch if num_items_in_batch is not None else weights.sum().clamp(min=1)
         scales = self.lesson.scales(step=step, progress=progress, depth=self.model.depth)
         loss, sums = self.loss_of(view, (tokens, weights), scales=scales, step=step)
@@ -239,8 +235,7 @@ class Student(nn.Module):
                     calls=(anatomy.depth - 1,) if blocks else (),
                 )
             )
-            forward = type(self.model).base_forward
-            forward(self.model, **inputs, use_cache=False, return_dict=True)
+            type(self.model).base_forward(self.model, **inputs, use_cache=False, return_dict=True)
         return self._view(seen, keeper(chosen))
 
     def _view(self, seen: Watched, keep: Callable[[Tensor], Tensor]) -> View:
@@ -256,8 +251,7 @@ class Student(nn.Module):
         exits = self.model.exits
         return {exit: exits[str(exit)] for exit in self.lesson.numbers if str(exit) in exits}
 
-    def _seed(self, step: int, tokens: Tensor) -> int:
-        """Mix a seed for one batch, so that batches of one step do not draw alike."""
+    def _seed(self, step: int, tokens: Tensor) -> int:  # batches of one step do not draw alike
         return (self.lesson.seed * 7_919 + step) * 1_000_003 + int(tokens.sum())
 
     def loss_of(
