@@ -82,11 +82,12 @@ def curve(folder):
 
 def run(arguments):
     """What a process of its own does: train, and leave the weights beside the folder."""
-    torch.set_num_threads(1)
     family = arguments.pop("family", {})
     if "dtype" in family:
         family["dtype"] = getattr(torch, family["dtype"])
     folder = arguments.pop("folder")
+    if "held_out" in arguments:
+        arguments["held_out"] = ragged_rows(arguments["held_out"], seed=1)
     model = train(folder, model_of(**family), **arguments)
     torch.save(weights_of(model), f"{folder}.{os.environ.get('RANK', 0)}.pt")
 
@@ -96,13 +97,13 @@ def _member(rank, size, port, arguments):
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     if size > 1:
         os.environ.update({name: str(value) for name, value in {**group, **address}.items()})
+    torch.set_num_threads(1)
     target = arguments.pop("target", run)
     target(arguments)
 
 
 def start(arguments, processes=1):
     """Start a training in processes of its own, forked from one that has imported all of it."""
-    os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["offramp.training.exits", "tiny"])
     with socket.socket() as probe:

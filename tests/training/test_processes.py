@@ -5,6 +5,7 @@ Real processes, on gloo. Float64 where sums are only ordered otherwise.
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
+from transformers import TrainerCallback
 
 from offramp.errors import CheckpointError
 from offramp.training.data import DataSettings, load_rows
@@ -21,7 +23,16 @@ from offramp.training.exits import freeze_, shifted
 from offramp.training.objectives import Objective
 from offramp.training.student import Lesson, Student
 from offramp.training.weights import put_weights, take_weights
-from small_training import collate, curve, finished, model_of, ragged_rows, train, weights_of
+from small_training import (
+    collate,
+    curve,
+    finished,
+    model_of,
+    ragged_rows,
+    start,
+    train,
+    weights_of,
+)
 
 WIDE = {"family": {"dtype": "float64"}}
 ONE, TWO = {"batch_size": 4}, {"batch_size": 2}
@@ -44,7 +55,7 @@ def same_curve(one, other, bound):
 def alone(tmp_path_factory):
     """The training of one process."""
     folder = tmp_path_factory.mktemp("one") / "alone"
-    with finished({"folder": str(folder), **WIDE, **ONE}):
+    with finished({"folder": str(folder), "held_out": 8, **WIDE, **ONE}):
         return folder
 
 
@@ -52,11 +63,12 @@ def alone(tmp_path_factory):
 def together(tmp_path_factory):
     """The same of two."""
     folder = tmp_path_factory.mktemp("two") / "together"
-    with finished({"folder": str(folder), **WIDE, **TWO}, processes=2):
+    with finished({"folder": str(folder), "held_out": 8, **WIDE, **TWO}, processes=2):
         return folder
 
 
 def test_two_processes_give_the_curve_and_the_weights_of_one(alone, together):
+    assert any("eval_loss" in line for line in curve(alone))
     same_curve(curve(alone), curve(together), 1e-9)
     torch.testing.assert_close(left_by(alone), left_by(together), rtol=0, atol=1e-10)
     torch.testing.assert_close(left_by(together), left_by(together, 1), rtol=0, atol=0)
@@ -71,7 +83,8 @@ def test_a_checkpoint_is_gone_on_with_by_another_number_of_processes(
     shutil.copytree(before / "checkpoint-8", folder / "checkpoint-8")
     shutil.copy(before / "training.json", folder)
 
-    with finished({"folder": str(folder), **WIDE, **(ONE if processes == 1 else TWO)}, processes):
+    rows = ONE if processes == 1 else TWO
+    with finished({"folder": str(folder), "held_out": 8, **WIDE, **rows}, processes):
         pass
 
     same_curve(curve(folder), curve(alone), 1e-9)
@@ -92,7 +105,6 @@ def test_a_base_that_is_trained_too_and_accumulation_are_divided(tmp_path):
 
 def streamed(arguments):
     """Train on a stream, in one process of several or alone."""
-    torch.set_num_threads(1)
     rows = load_rows(DataSettings(source=arguments["source"], streaming=True), Bytes())
     model = train(arguments["folder"], model_of(dtype=torch.float64), rows, **arguments["more"])
     torch.save(weights_of(model), f"{arguments['folder']}.{os.environ.get('RANK', 0)}.pt")
@@ -121,6 +133,28 @@ def test_a_stream_is_divided_among_processes(tmp_path):
 
     same_curve(curve(one), curve(two), 1e-9)
     torch.testing.assert_close(left_by(one), left_by(two), rtol=0, atol=1e-10)
+
+
+def disk_full(arguments):
+    """Train in a process that can soon write no more."""
+    train(arguments["folder"], callbacks=[FullDisk()], **TWO)
+
+
+class FullDisk(TrainerCallback):
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step == 5:
+            hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+
+
+def test_a_full_disk_ends_all_processes_and_leaves_the_last_good_checkpoint(tmp_path):
+    members = start({"folder": str(tmp_path / "out"), "target": disk_full}, processes=2)
+    for each in members:
+        each.join(120)
+
+    assert [each.exitcode for each in members] == [1, 1]
+    left = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert left == ["checkpoint-4", "training.json"]
 
 
 def test_torchrun_starts_it(tmp_path):
@@ -177,7 +211,6 @@ def loop(student, rank, size):
 
 def sharded(arguments):
     """Train a sharded student, put its weights back into another one, and leave everything."""
-    torch.set_num_threads(1)
     rank = int(os.environ["RANK"])
     dist.init_process_group("gloo")
     student = student_of(arguments["unfreeze"], arguments["kind"])
@@ -223,12 +256,16 @@ def test_a_sharded_student_learns_what_a_whole_one_learns(tmp_path, unfreeze, ki
     assert second["taken"] == {}
     assert first["taken"].keys() == first["again"].keys()
     assert all(torch.equal(each, first["again"][name]) for name, each in first["taken"].items())
+    put_weights(whole, first["taken"])
+    assert all(
+        torch.equal(each, first["taken"][name]) for name, each in take_weights(whole).items()
+    )
     size = sum(each.numel() for each in whole.parameters())
     assert first["local"] + second["local"] == size
     assert first["local"] < 0.6 * size
 
 
-def test_weights_of_shards_go_into_a_plain_student_and_back(tmp_path):
+def test_weights_of_a_plain_student_go_into_another():
     plain = student_of(True, "lens")
     loop(plain, 0, 1)
     taken = take_weights(plain)

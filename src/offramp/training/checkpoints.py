@@ -50,6 +50,7 @@ def is_whole(checkpoint: Path) -> bool:
     """Tell whether a checkpoint was written to its end."""
     weights = [checkpoint / TENSORS, *checkpoint.glob("model*.safetensors")]
     pickles = [checkpoint / "optimizer.pt", checkpoint / "scheduler.pt"]
+    pickles += [*checkpoint.glob("rng_state*.pth"), *checkpoint.glob("scaler.pt")]
     try:
         for path in (checkpoint / TABLE, checkpoint / "trainer_state.json"):
             json.loads(path.read_text(encoding="utf-8"))
@@ -58,7 +59,7 @@ def is_whole(checkpoint: Path) -> bool:
                 pass
     except (OSError, ValueError, SafetensorError):
         return False
-    return all(map(zipfile.is_zipfile, [*pickles, *checkpoint.glob("rng_state*.pth")]))
+    return all(map(zipfile.is_zipfile, pickles))
 
 
 def check_facts(output: str | Path, facts: Mapping[str, Any], *, write: bool) -> None:

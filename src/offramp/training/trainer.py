@@ -144,6 +144,10 @@ class ExitTrainer(Trainer):  # type: ignore[misc]
         with readable(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
 
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        with readable(checkpoint):
+            super()._load_scaler(checkpoint)
+
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with readable(checkpoint):
             super()._load_rng_state(checkpoint)
@@ -193,7 +197,10 @@ def writable(folder: str | Path) -> Iterator[None]:
     except CheckpointError:
         raise
     except (OSError, RuntimeError, SafetensorError) as error:
+        cause: BaseException = error
+        while cause.__context__ is not None:  # torch's second error hides that a write failed
+            cause = cause.__context__
         raise CheckpointError(
-            f"cannot write {folder}: {first_line(error)}; free some space and run the same "
+            f"cannot write {folder}: {first_line(cause)}; free some space and run the same "
             "command again"
         ) from None
