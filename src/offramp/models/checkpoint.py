@@ -81,7 +81,7 @@ class StoredExits:
             }
             gate = own.get("gate.linear.weight")
             if gate is not None and gate.dim() == 2:
-                exits[str(exit)].gate = Gate(gate.shape[1], gate)  # type: ignore[assignment]
+                exits[str(exit)].gate = Gate(gate.shape[1], gate)
             try:
                 exits[str(exit)].load_state_dict(own, strict=True)
             except RuntimeError as error:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from offramp.blocks.projections import can_gather
 from offramp.errors import ConfigError
 from offramp.training.candidates import Candidates, Drawn
-from offramp.training.objectives import Objective
+from offramp.training.objectives import Objective, Teacher
 
 CHUNK_SCORES = 2**24
 """Scores in a chunk, 64 MB in float32: enough rows to keep a processor busy with each product."""
@@ -148,7 +148,7 @@ class _Chunked(torch.autograd.Function):
         generator = torch.Generator().manual_seed(heads.seed)
         for start in range(0, len(targets.tokens), plan.size):
             rows = slice(start, start + plan.size)
-            goal = _Goal.of(targets, rows, heads, generator)
+            goal = _Goal.of(plan, rows, generator)
             for index, (head, given) in enumerate(zip(heads.exits, inputs, strict=True)):
                 read = given[rows].detach()
                 loss, gradient, columns = goal.loss(index, read, plan)
@@ -173,19 +173,21 @@ class _Chunked(torch.autograd.Function):
 class _Goal:
     """What all exits shall say in one chunk, and of which tokens."""
 
-    teacher: Tensor | None
+    teacher: Teacher | None
     tokens: Tensor
     weights: Tensor
     drawn: Drawn | None
 
     @classmethod
-    def of(cls, targets: Targets, rows: slice, heads: Heads, generator: torch.Generator) -> "_Goal":
+    def of(cls, plan: _Plan, rows: slice, generator: torch.Generator) -> "_Goal":
+        targets, heads = plan.targets, plan.heads
         teacher, tokens, drawn = None, targets.tokens[rows], None
         if targets.teacher is not None:
-            teacher = heads.complete(heads.base(targets.teacher[rows]), None).detach()
+            scores = heads.complete(heads.base(targets.teacher[rows]), None).detach()
             if heads.candidates is not None:
-                drawn = heads.candidates.draw(teacher, tokens, generator=generator)
-                teacher = teacher[:, drawn.columns]
+                drawn = heads.candidates.draw(scores, tokens, generator=generator)
+                scores = scores[:, drawn.columns]
+            teacher = plan.objective.prepare(scores, None if drawn is None else drawn.log_count)
         return cls(teacher=teacher, tokens=tokens, weights=targets.weights[rows], drawn=drawn)
 
     def loss(

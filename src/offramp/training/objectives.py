@@ -11,7 +11,7 @@ To add one: a function here, and a row of ``OBJECTIVES``.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that everyone uses
@@ -60,12 +60,90 @@ def distillation_loss(
         >>> distillation_loss(same, same).item()
         0.0
     """
-    exit, last = _wide(scores) / temperature, _wide(teacher) / temperature
-    if log_count is not None:  # after the temperature: it softens scores, it does not unmake tokens
-        exit, last = exit + log_count, last + log_count
-    exit, last = F.log_softmax(exit, dim=-1), F.log_softmax(last, dim=-1)
-    divergence = F.kl_div(exit, last, reduction="none", log_target=True).sum(-1)
-    return divergence * temperature**2
+    last = Teacher.of(teacher, temperature=temperature, log_count=log_count)
+    return last.divergence(scores)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """The last layer's side of a distillation, computed once for all exits.
+
+    Attributes:
+        probabilities: Softened.
+        negative_entropy: Sum of p log p of each row.
+        temperature: Above 0.
+        log_count: As in ``distillation_loss``.
+    """
+
+    probabilities: Float[Tensor, "rows vocab"]
+    negative_entropy: Float[Tensor, " rows"]
+    temperature: float
+    log_count: Float[Tensor, " vocab"] | None
+
+    @classmethod
+    def of(
+        cls,
+        scores: Float[Tensor, "rows vocab"],
+        *,
+        temperature: float = 1.0,
+        log_count: Float[Tensor, " vocab"] | None = None,
+    ) -> "Teacher":
+        """Soften the last layer's scores; they get no gradient."""
+        log_p = _softened(scores.detach(), temperature, log_count)
+        p = log_p.exp()
+        return cls(
+            probabilities=p,
+            negative_entropy=_row_products(p, log_p.clamp(min=torch.finfo(log_p.dtype).min)),
+            temperature=temperature,
+            log_count=log_count,
+        )
+
+    def divergence(self, scores: Float[Tensor, "rows vocab"]) -> Float[Tensor, " rows"]:
+        """Give KL(last layer || exit) of each row, times the squared temperature."""
+        found: Tensor = _Divergence.apply(scores, self)  # type: ignore[no-untyped-call]
+        return found
+
+
+class _Divergence(torch.autograd.Function):
+    """A divergence whose gradient is written over what the forward pass computed.
+
+    Autograd would keep several tables of scores and pass over each; this keeps one, and its
+    gradient by the exit's scores z is T (softmax(z / T) - p).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, teacher: Teacher) -> Tensor:
+        log_q = _softened(scores, teacher.temperature, teacher.log_count)
+        lowest = torch.finfo(log_q.dtype).min
+        crossed = _row_products(teacher.probabilities, log_q.clamp_(min=lowest))
+        ctx.log_q, ctx.teacher, ctx.dtype = log_q, teacher, scores.dtype
+        return (teacher.negative_entropy - crossed) * teacher.temperature**2
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None]:
+        teacher, q = ctx.teacher, ctx.log_q.exp_()
+        ctx.log_q = None
+        gradient = q.sub_(teacher.probabilities).mul_(teacher.temperature * outer[0][:, None])
+        return gradient.to(ctx.dtype), None
+
+
+def _softened(
+    scores: Tensor, temperature: float, log_count: Tensor | None
+) -> Float[Tensor, "rows vocab"]:
+    """Give log-probabilities; the counts come after the temperature, which softens scores only."""
+    scores = _wide(scores)
+    if temperature != 1.0:
+        scores = scores / temperature
+    if log_count is not None:
+        scores = scores + log_count
+    return F.log_softmax(scores, dim=-1)
+
+
+def _row_products(left: Tensor, right: Tensor) -> Float[Tensor, " rows"]:
+    """Give the sum of products of each row, without a table of products or a lower precision."""
+    with torch.autocast(left.device.type, enabled=False):
+        products: Tensor = torch.linalg.vecdot(left, right)
+    return products
 
 
 def _wide(scores: Tensor) -> Tensor:
@@ -112,7 +190,7 @@ class Objective:
     def losses(
         self,
         scores: Float[Tensor, "rows vocab"],
-        teacher: Float[Tensor, "rows vocab"] | None,
+        teacher: Float[Tensor, "rows vocab"] | Teacher | None,
         tokens: Int[Tensor, " rows"],
         log_count: Float[Tensor, " vocab"] | None = None,
     ) -> Float[Tensor, " rows"]:
@@ -120,39 +198,45 @@ class Objective:
 
         Args:
             scores: Of the exit.
-            teacher: Of the last layer; None for ``next-token``.
+            teacher: Scores of the last layer, or what ``prepare`` made of them for several exits;
+                None for ``next-token``.
             tokens: Where among the scores the text's next tokens are.
             log_count: Logarithm of how many tokens each score stands for; None: each for itself.
         """
-        return OBJECTIVES[self.name](self, Case(scores, teacher, tokens, log_count))
+        if isinstance(teacher, Tensor):
+            teacher = self.prepare(teacher, log_count)
+        return OBJECTIVES[self.name](Case(self, scores, teacher, tokens, log_count))
+
+    def prepare(self, teacher: Tensor, log_count: Tensor | None = None) -> Teacher:
+        """Compute what all exits need of the last layer's scores, once."""
+        return Teacher.of(teacher, temperature=self.temperature, log_count=log_count)
 
 
 class Case(NamedTuple):
     """What an objective is asked about; see ``Objective.losses``."""
 
+    objective: Objective
     scores: Tensor
-    teacher: Tensor | None
+    teacher: Teacher | None
     tokens: Tensor
     log_count: Tensor | None
 
 
-def _next_token(_: Objective, case: Case) -> Tensor:
+def _next_token(case: Case) -> Tensor:
     scores = case.scores if case.log_count is None else _wide(case.scores) + case.log_count
     return next_token_loss(scores, case.tokens)
 
 
-def _distilled(objective: Objective, case: Case) -> Tensor:
+def _distilled(case: Case) -> Tensor:
     assert case.teacher is not None
-    return distillation_loss(
-        case.scores, case.teacher, temperature=objective.temperature, log_count=case.log_count
-    )
+    return case.teacher.divergence(case.scores)
 
 
-def _mixed(objective: Objective, case: Case) -> Tensor:
-    return torch.lerp(_next_token(objective, case), _distilled(objective, case), objective.share)
+def _mixed(case: Case) -> Tensor:
+    return torch.lerp(_next_token(case), _distilled(case), case.objective.share)
 
 
-OBJECTIVES: Mapping[str, Callable[[Objective, Case], Tensor]] = {
+OBJECTIVES: Mapping[str, Callable[[Case], Tensor]] = {
     "next-token": _next_token,
     "distillation": _distilled,
     "mixed": _mixed,
