@@ -13,10 +13,11 @@ from typing import Any
 
 import datasets
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import offramp
 from offramp.models.attach import attach_exits
 from offramp.models.checkpoint import TABLE, read_own
+from offramp.models.default import ensure_default
 from offramp.models.storage import save_exits
 from offramp.training.closed_form import fit_closed_form
 from offramp.training.data import Collator, DataSettings, load_rows
@@ -64,9 +65,11 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--epochs", type=float, default=3)
     plan = parser.parse_args()
-    model, tokenizer = offramp.load_default(dtype=torch.bfloat16)
-    model.exits.clear()
+    base = ensure_default()
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
     attach_exits(model, EXITS, "lens").exits.float()
+    model.name_or_path = ""  # whoever loads these exits gives the base
     rows = rows_of(plan.self_text, plan.prose, tokenizer=tokenizer, prose_tokens=plan.prose_tokens)
     collate = Collator(tokenizer)
     few = rows.shuffle(seed=SEED).select(range(400))

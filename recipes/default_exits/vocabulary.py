@@ -1,6 +1,6 @@
-"""Count the tokens that the embedded default writes, most frequent first, for cheap draft heads.
+r"""Count the tokens that the embedded default writes, most frequent first, for cheap draft heads.
 
-    python recipes/default_exits/vocabulary.py --self self1.jsonl self2.jsonl --held-out \
+python recipes/default_exits/vocabulary.py --self self1.jsonl self2.jsonl --held-out \
         held-out/greedy.jsonl --output src/offramp/models/default_exits/token_counts.safetensors
 """
 
@@ -29,9 +29,7 @@ def main() -> None:
     parser.add_argument("--held-out", required=True, type=Path)
     parser.add_argument("--output", required=True, type=Path)
     plan = parser.parse_args()
-    counts = Counter(
-        token for path in plan.self_text for row in completions(path) for token in row
-    )
+    counts = Counter(token for path in plan.self_text for row in completions(path) for token in row)
     ranked = sorted(counts, key=lambda token: (-counts[token], token))
     held_out = [token for row in completions(plan.held_out) for token in row]
     for size in (1024, 2048, 4096, 8192, len(ranked)):

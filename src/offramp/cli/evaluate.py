@@ -101,6 +101,7 @@ def evaluate(  # noqa: PLR0913 - one parameter for each option
     limit: Limit = None,
     block_size: BlockSize = None,
     model: options.Model = None,
+    exits_from: options.ExitsFrom = None,
     exits: Exits = None,
     contrast: options.ContrastPair = None,
     alpha: options.Alpha = None,
@@ -123,6 +124,7 @@ def evaluate(  # noqa: PLR0913 - one parameter for each option
     """
     chosen = Evaluation(
         model=model,
+        exits_from=exits_from,
         dtype=dtype.value,
         device=device,
         contrast=contrast,

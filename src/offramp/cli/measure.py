@@ -64,7 +64,9 @@ def measure(settings: Evaluation) -> None:
 def _measured(settings: Evaluation) -> tuple[Loaded, Report]:
     exits = None if settings.exits is None else parse_exits(settings.exits)
     rule, name = read_rule(settings)
-    loaded = load(settings.model, dtype=settings.dtype, device=settings.device)
+    loaded = load(
+        settings.model, dtype=settings.dtype, device=settings.device, exits=settings.exits_from
+    )
     loaded.model.check_exits(exits or (), attached_only=False)
     if rule is not None:
         check_rule(loaded.model, rule)

@@ -31,14 +31,14 @@ class Candidates:
         ConfigError: A number is below 1.
     """
 
-    top: int = 32
-    others: int = 1024
+    top: int = 16
+    others: int = 512
 
     def __post_init__(self) -> None:
         if self.top < 1 or self.others < 1:
             raise ConfigError(
                 f"candidates need at least 1 top and 1 other token, got {self.top} and "
-                f"{self.others}; try 32 and 1024"
+                f"{self.others}; try 16 and 512"
             )
 
     def draw(
