@@ -32,7 +32,7 @@ EXITS = (12, 20, 28)
 WAYS: dict[str, dict[str, Any]] = {
     "all": {"positions": 1.0},
     "quarter": {"positions": 0.25},
-    "quarter_candidates": {"positions": 0.25, "candidates": 1024},
+    "quarter_candidates": {"positions": 0.25, "candidates": 512},
 }
 TARGETS = {"quarter_kl_of_all": "at most 1.05", "quarter_candidates_kl_of_all": "at most 1.05"}
 

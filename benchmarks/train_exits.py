@@ -58,7 +58,7 @@ TARGETS = {
     "lens_quarter_tokens_per_second_of_heads": "at least 2.2",
 }
 PARTS = ["memory", "speed"]
-TOP, OTHERS = 32, 1024
+TOP, OTHERS = 16, 512
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """What every test shares: one thread, no network, tiny models, quiet transformers."""
 
 import os
+import signal
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -16,6 +17,8 @@ from transformers.utils import logging
 
 import tiny
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background jobs inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 logging.set_verbosity_error()
 logging.disable_progress_bar()

@@ -3,7 +3,7 @@
     python recipes/default_exits/questions.py questions.txt
 
 The questions that the model makes up itself are odd, and so are its answers; exits trained on those
-alone do less well on answers to plain questions (docs/lab-log.md). None of prompts.txt is made here.
+alone do less well on answers to plain questions (docs/lab-log.md). None of prompts.txt is made.
 """
 
 import random

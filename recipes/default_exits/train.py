@@ -61,6 +61,7 @@ def main() -> None:
     parser.add_argument("--self", nargs="+", required=True, dest="self_text")
     parser.add_argument("--prose", required=True)
     parser.add_argument("--output", required=True)
+    parser.add_argument("--start", type=Path, help="exits to begin with, in place of a fit")
     parser.add_argument("--prose-tokens", type=int, default=150_000)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--epochs", type=float, default=3)
@@ -72,7 +73,7 @@ def main() -> None:
     model.name_or_path = ""  # whoever loads these exits gives the base
     rows = rows_of(plan.self_text, plan.prose, tokenizer=tokenizer, prose_tokens=plan.prose_tokens)
     collate = Collator(tokenizer)
-    few = rows.shuffle(seed=SEED).select(range(400))
+    few = rows.shuffle(seed=SEED).select(range(min(400, len(rows))))
     out = Path(plan.output)
     settings = TrainSettings(
         positions=1.0,
@@ -86,7 +87,8 @@ def main() -> None:
         seed=SEED,
     )
     with torch.autocast("cpu", torch.bfloat16):
-        start_(model, batches(few, shifted(collate, model)), out / "closed-form")
+        fitted = plan.start or out / "closed-form"
+        start_(model, batches(few, shifted(collate, model)), fitted)
         student = Student(model, settings.lesson(EXITS))
         count = keep_states(student, batches(rows, shifted(collate, model)), out / "states")
         print(count, "positions kept", flush=True)
