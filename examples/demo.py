@@ -26,7 +26,7 @@ PROMPTS = (
 )
 RULE = Contrast(upper="original", lower=12)
 NEW_TOKENS = 80
-EXITS = (6, 12, 18, 24, 27, "original")
+EXITS = (6, 12, 18, 24, 28, "original")
 
 
 def write(model, inputs, rule):
