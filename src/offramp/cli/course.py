@@ -14,12 +14,13 @@ from typing import Any
 
 from accelerate import PartialState
 
+from offramp.cli.encoding import block_size_of
 from offramp.cli.journal import SELF_TEXT, START, Journal
 from offramp.cli.kept import KeptText
 from offramp.cli.loading import Loaded, load_as_it_is, weights_hash
 from offramp.cli.output import key_of
 from offramp.cli.pupils import attach, fitted_exits, settings_of
-from offramp.cli.rows import Reader, batches_of, block_size_of
+from offramp.cli.rows import Reader, batches_of
 from offramp.cli.show import progress, remark
 from offramp.cli.steps import Steps
 from offramp.cli.training import SELF, Training

@@ -12,6 +12,8 @@ from offramp.cli.prompts import Prompt
 from offramp.cli.settings import Settings
 from offramp.errors import CheckpointError, ConfigError, InputError
 
+LONGEST_ROW = 512
+
 
 def uses_chat(loaded: Loaded, settings: Settings) -> bool:
     """Say whether prompts are put into a chat template: where there is one, if not told.
@@ -36,14 +38,39 @@ def encode(prompt: Prompt, loaded: Loaded, settings: Settings) -> list[int]:
         CheckpointError: The tokenizer is not the model's own.
     """
     tokens = _tokens(prompt, loaded, settings)
-    vocabulary = loaded.model.get_input_embeddings().num_embeddings
-    if max(tokens, default=0) >= vocabulary:
-        raise CheckpointError(
-            f"the tokenizer of {loaded.name} gives token {max(tokens)}, its model knows "
-            f"{vocabulary} tokens; give the model its own tokenizer"
-        )
+    check_tokens(max(tokens, default=0), loaded)
     check_length(prompt, len(tokens), loaded, max_new_tokens=settings.max_new_tokens)
     return tokens
+
+
+def check_tokens(largest: int, loaded: Loaded) -> None:
+    """Refuse a tokenizer that is not the model's own.
+
+    Raises:
+        CheckpointError: It gives a token that the model does not know.
+    """
+    vocabulary = loaded.model.get_input_embeddings().num_embeddings
+    if largest >= vocabulary:
+        raise CheckpointError(
+            f"the tokenizer of {loaded.name} gives token {largest}, its model knows "
+            f"{vocabulary} tokens; give the model its own tokenizer"
+        )
+
+
+def block_size_of(loaded: Loaded, asked: int | None) -> int:
+    """Give the longest row of a text that is trained on or measured on, in tokens.
+
+    Raises:
+        ConfigError: It is more than the model's context.
+    """
+    context = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+    size = asked or min(LONGEST_ROW, context or LONGEST_ROW)
+    if context and size > context:
+        raise ConfigError(
+            f"--block-size {size} is more than the model's context of {context}; use "
+            f"--block-size {context} or less"
+        )
+    return size
 
 
 def check_length(prompt: Prompt, length: int, loaded: Loaded, *, max_new_tokens: int) -> None:

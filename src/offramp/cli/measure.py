@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from offramp.cli.encoding import block_size_of, check_tokens
 from offramp.cli.evaluate import Evaluation
 from offramp.cli.loading import Loaded, load
 from offramp.cli.quiet import data_bars_on_terminals_only, quiet
@@ -20,13 +21,11 @@ from offramp.cli.rule import read_rule
 from offramp.cli.show import progress, show_json
 from offramp.cli.table import show_report
 from offramp.config import parse_exits
-from offramp.errors import CheckpointError, ConfigError
+from offramp.errors import ConfigError
 from offramp.evaluation.exits import measure_exits
 from offramp.evaluation.picture import check_picture, draw
 from offramp.evaluation.report import Report
 from offramp.models.multiexit import check_rule
-
-LONGEST_ROW = 512
 
 
 def measure(settings: Evaluation) -> None:
@@ -87,17 +86,10 @@ def _rows(settings: Evaluation, loaded: Loaded) -> tuple[Any, Any]:
     # It imports datasets, which only an extra brings.
     from offramp.training.data import Collator, DataSettings, load_rows  # noqa: PLC0415
 
-    context = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
-    block_size = settings.block_size or min(LONGEST_ROW, context or LONGEST_ROW)
-    if context and block_size > context:
-        raise ConfigError(
-            f"--block-size {block_size} is more than the model's context of {context}; use "
-            f"--block-size {context} or less"
-        )
     source = DataSettings(
         source=settings.data,
         split=settings.split,
-        block_size=block_size,
+        block_size=block_size_of(loaded, settings.block_size),
         limit=settings.limit,
         shuffle=False,
     )
@@ -113,13 +105,8 @@ def _batches(
     Raises:
         CheckpointError: The tokenizer is not the model's own.
     """
-    vocabulary = loaded.model.get_input_embeddings().num_embeddings
     for first in range(0, len(rows), settings.batch_size):
         last = min(first + settings.batch_size, len(rows))
         batch: Mapping[str, Tensor] = collate([rows[place] for place in range(first, last)])
-        if (largest := int(batch["input_ids"].max())) >= vocabulary:
-            raise CheckpointError(
-                f"the tokenizer of {loaded.name} gives token {largest}, its model knows "
-                f"{vocabulary} tokens; give the model its own tokenizer"
-            )
+        check_tokens(int(batch["input_ids"].max()), loaded)
         yield batch

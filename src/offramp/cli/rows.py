@@ -16,14 +16,13 @@ import datasets
 import torch
 from torch import Tensor
 
+from offramp.cli.encoding import check_tokens
 from offramp.cli.loading import Loaded
 from offramp.cli.quiet import data_bars_on_terminals_only
 from offramp.cli.training import SELF, Texts
-from offramp.errors import CheckpointError, ConfigError, InputError
+from offramp.errors import InputError
 from offramp.training.data import Collator, DataSettings, load_rows
 from offramp.training.student import NO_LABEL
-
-LONGEST_ROW = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,16 +76,11 @@ class Reader:
 
     def collate(self) -> Callable[[Sequence[Any]], Mapping[str, Tensor]]:
         """Give what pads rows, and refuses tokens that the model does not know."""
-        loaded, pad = self.loaded, Collator(self.loaded.tokenizer)
-        vocabulary = loaded.model.get_input_embeddings().num_embeddings
+        pad = Collator(self.loaded.tokenizer)
 
         def padded(rows: Sequence[Any]) -> Mapping[str, Tensor]:
             batch = pad(rows)
-            if (largest := int(batch["input_ids"].max())) >= vocabulary:
-                raise CheckpointError(
-                    f"the tokenizer of {loaded.name} gives token {largest}, its model knows "
-                    f"{vocabulary} tokens; give the model its own tokenizer"
-                )
+            check_tokens(int(batch["input_ids"].max()), self.loaded)
             return batch
 
         return padded
@@ -113,22 +107,6 @@ class Reader:
         )
         with data_bars_on_terminals_only():
             return load_rows(settings, self.loaded.tokenizer)
-
-
-def block_size_of(loaded: Loaded, asked: int | None) -> int:
-    """Give the longest row, in tokens.
-
-    Raises:
-        ConfigError: It is more than the model's context.
-    """
-    context = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
-    size = asked or min(LONGEST_ROW, context or LONGEST_ROW)
-    if context and size > context:
-        raise ConfigError(
-            f"--block-size {size} is more than the model's context of {context}; use "
-            f"--block-size {context} or less"
-        )
-    return size
 
 
 def batches_of(

@@ -63,19 +63,26 @@ class View:
         if not can_gather(head):
             return None
         rows = prepared.reshape(tokens.shape[0], prepared.shape[-1])
-        scores = self.anatomy.scores(gathered_scores(head, rows, tokens))
-        bias = self.anatomy.bias
-        return (
-            scores if bias is None else scores + bias.flatten().to(scores)[tokens.to(scores.device)]
-        )
+        return self.complete(self.anatomy, gathered_scores(head, rows, tokens), tokens)
 
     @staticmethod
     def complete(
-        anatomy: Anatomy, scores: Float[Tensor, "*rows vocab"]
-    ) -> Float[Tensor, "*rows vocab"]:
-        """Do to a head's output what the base does to its own: scale, soft cap, bias."""
+        anatomy: Anatomy,
+        scores: Float[Tensor, "*rows scored"],
+        tokens: Int[Tensor, "*scored"] | None = None,
+    ) -> Float[Tensor, "*rows scored"]:
+        """Do to a head's output what the base does to its own: scale, soft cap, bias.
+
+        Args:
+            anatomy: The base's parts.
+            scores: Of the whole vocabulary, or of some tokens.
+            tokens: Which; None is the whole vocabulary.
+        """
         scores = anatomy.scores(scores)
-        return scores if anatomy.bias is None else scores + anatomy.bias.to(scores)
+        if anatomy.bias is None:
+            return scores
+        bias = anatomy.bias.to(scores)
+        return scores + (bias if tokens is None else bias.flatten()[tokens.to(scores.device)])
 
     def prepared(self, exit: int) -> tuple[nn.Module, Float[Tensor, "*rows width"]]:
         """Give an exit's head and what it reads, cut to the positions asked for."""

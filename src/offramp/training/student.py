@@ -18,7 +18,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from offramp.blocks.anatomy import Anatomy
 from offramp.blocks.projections import Block, can_gather
 from offramp.blocks.watch import Watched, watch
 from offramp.config import ORIGINAL, ExitName
@@ -283,7 +282,7 @@ class Student(nn.Module):
                 exits=[head for head, _ in pairs],
                 exit_weights=list(scales.values()),
                 base=anatomy.head,
-                complete=partial(_complete, anatomy),
+                complete=partial(View.complete, anatomy),
                 candidates=lesson.candidates if can_gather(anatomy.head) else None,
                 seed=self._seed(step, asked[0]),
                 on_text=[exit == ORIGINAL for exit in scales],
@@ -291,10 +290,3 @@ class Student(nn.Module):
             lesson.objective,
             chunk=lesson.chunk,
         )
-
-
-def _complete(anatomy: Anatomy, raw: Tensor, columns: Tensor | None) -> Tensor:
-    """Do to a head's output what the base does to its own, for all tokens or some."""
-    if columns is None or anatomy.bias is None:
-        return View.complete(anatomy, raw)
-    return anatomy.scores(raw) + anatomy.bias.flatten()[columns].to(raw)
