@@ -11,9 +11,9 @@ from torch import nn
 import tiny
 from offramp.blocks.anatomy import anatomy_of
 from offramp.errors import ConfigError
+from offramp.models.view import View
 from offramp.training.chunked import Heads, Targets, chunked_loss
 from offramp.training.objectives import OBJECTIVES, Objective
-from offramp.training.student import _complete
 
 ROWS, WIDTH = 7, 8
 
@@ -112,7 +112,7 @@ def test_scores_are_completed_as_each_family_does(family, name):
         exits=[anatomy.head] * 2,
         exit_weights=[1.0, 2.0],
         base=anatomy.head,
-        complete=partial(_complete, anatomy),
+        complete=partial(View.complete, anatomy),
     )
     expected, _ = plain(inputs, targets, heads, Objective(name=name))
 
