@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from offramp.errors import ConfigError, InputError
 from offramp.training.data import Collator, DataSettings, load_rows
-from offramp.training.packing import HIDDEN, Columns, tokens_of
+from offramp.training.packing import NO_LABEL, Columns, tokens_of
 
 END = 2
 CHAT = (
@@ -85,7 +85,7 @@ def test_labels_hide_exactly_the_prompt(byte_tokenizer, tmp_path):
     (row,) = rows_of(source, byte_tokenizer)
 
     assert byte_tokenizer.decode(row["input_ids"]) == "two: 2</s>"
-    assert row["labels"] == [HIDDEN] * 5 + [*encoded(byte_tokenizer, "2"), END]
+    assert row["labels"] == [NO_LABEL] * 5 + [*encoded(byte_tokenizer, "2"), END]
 
 
 def test_tokens_in_a_pair_are_taken_as_they_are(byte_tokenizer, tmp_path):
@@ -93,7 +93,7 @@ def test_tokens_in_a_pair_are_taken_as_they_are(byte_tokenizer, tmp_path):
 
     (row,) = rows_of(source, byte_tokenizer)
 
-    assert row == {"input_ids": [1, 70, 71, 72], "labels": [HIDDEN, HIDDEN, 71, 72]}
+    assert row == {"input_ids": [1, 70, 71, 72], "labels": [NO_LABEL, NO_LABEL, 71, 72]}
 
 
 def test_a_pair_is_cut_and_dropped_when_nothing_to_learn_is_left(byte_tokenizer, tmp_path, caplog):
@@ -121,7 +121,7 @@ def test_only_answers_of_a_conversation_are_learned(byte_tokenizer, tmp_path):
 
     (row,) = rows_of(source, byte_tokenizer)
 
-    learned = [label for label in row["labels"] if label != HIDDEN]
+    learned = [label for label in row["labels"] if label != NO_LABEL]
     assert byte_tokenizer.decode(learned) == "yes</s>no</s>"
     written = byte_tokenizer.apply_chat_template(turns, tokenize=False)
     assert row["input_ids"] == encoded(byte_tokenizer, written)
@@ -142,7 +142,7 @@ def test_a_conversation_may_begin_with_an_answer(byte_tokenizer, tmp_path):
 
     (row,) = rows_of(source, byte_tokenizer)
 
-    learned = [label for label in row["labels"] if label != HIDDEN]
+    learned = [label for label in row["labels"] if label != NO_LABEL]
     assert byte_tokenizer.decode(learned) == "<assistant>hello</s>yes</s>"
 
 
@@ -263,7 +263,7 @@ def test_impossible_settings_are_refused(wrong):
 
 def test_a_batch_is_padded_on_the_right(byte_tokenizer):
     rows = [
-        {"input_ids": [5, 6, 7], "labels": [HIDDEN, 6, 7]},
+        {"input_ids": [5, 6, 7], "labels": [NO_LABEL, 6, 7]},
         {"input_ids": [8], "labels": [8]},
     ]
 
@@ -271,7 +271,7 @@ def test_a_batch_is_padded_on_the_right(byte_tokenizer):
 
     assert batch["input_ids"].tolist() == [[5, 6, 7, 0], [8, 0, 0, 0]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 0, 0, 0]]
-    assert batch["labels"].tolist() == [[HIDDEN, 6, 7, HIDDEN], [8] + [HIDDEN] * 3]
+    assert batch["labels"].tolist() == [[NO_LABEL, 6, 7, NO_LABEL], [8] + [NO_LABEL] * 3]
     assert {tensor.dtype for tensor in batch.values()} == {torch.long}
 
 

@@ -9,7 +9,7 @@ import torch
 import tiny
 from offramp.errors import ConfigError, InputError
 from offramp.training.data import DataSettings, load_rows
-from offramp.training.packing import HIDDEN
+from offramp.training.packing import NO_LABEL
 from offramp.training.self_text import SelfText, write_self_text
 
 SHORT = SelfText(tokens=80, batch_size=4, max_new_tokens=10)
@@ -170,7 +170,7 @@ def test_what_was_written_is_what_is_trained_on(model, byte_tokenizer, tmp_path)
     rows = rows_of(path)
     assert [row["input_ids"] for row in read] == [row["prompt"] + row["completion"] for row in rows]
     for row, mine in zip(read, rows, strict=True):
-        hidden = [HIDDEN] * len(mine["prompt"])
+        hidden = [NO_LABEL] * len(mine["prompt"])
         assert row["labels"] == hidden + mine["completion"]
 
 

@@ -25,9 +25,7 @@ from offramp.evaluation.report import NUMBERS, RULE_NUMBERS, Named, Report, Sums
 from offramp.evaluation.tally import Last, judge, log_probabilities, losses, oracle_places
 from offramp.models.multiexit import check_rule
 from offramp.models.view import View, keeper
-
-IGNORED = -100
-"""The label of a token that is not to be predicted, as everywhere in transformers."""
+from offramp.training.packing import NO_LABEL
 
 CHUNK = 128
 """Positions at a time: 25 MB of float32 scores for a vocabulary of 50,000, of which about six
@@ -212,7 +210,7 @@ class _Measuring:
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
         with watching as seen:
             type(self.model).base_forward(self.model, **inputs, use_cache=False, return_dict=True)
-        rows, columns = (labels != IGNORED).nonzero(as_tuple=True)
+        rows, columns = (labels != NO_LABEL).nonzero(as_tuple=True)
         ran = {}
         for exit in blocks:
             block: Any = self.projections[exit]

@@ -20,7 +20,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from offramp.errors import ConfigError, InputError
-from offramp.training.packing import HIDDEN, Columns, Tokens, tokens_of
+from offramp.training.packing import NO_LABEL, Columns, Tokens, tokens_of
 from offramp.training.sources import Files, Hub, open_source
 from offramp.version import __version__
 
@@ -169,5 +169,5 @@ class Collator:
             missing = width - length
             batch["input_ids"].append([*row["input_ids"], *[self.pad] * missing])
             batch["attention_mask"].append([1] * length + [0] * missing)
-            batch["labels"].append([*row["labels"], *[HIDDEN] * missing])
+            batch["labels"].append([*row["labels"], *[NO_LABEL] * missing])
         return {name: torch.tensor(padded) for name, padded in batch.items()}

@@ -34,7 +34,8 @@ def next_token_loss(
         >>> next_token_loss(torch.zeros(1, 8), torch.tensor([3])).exp().round().item()
         8.0
     """
-    return F.cross_entropy(_wide(scores), tokens, reduction="none")
+    found: Tensor = _CrossEntropy.apply(scores, tokens)  # type: ignore[no-untyped-call]
+    return found
 
 
 def distillation_loss(
@@ -104,12 +105,30 @@ class Teacher:
         return found
 
 
-class _Divergence(torch.autograd.Function):
-    """A divergence whose gradient is written over what the forward pass computed.
+class _CrossEntropy(torch.autograd.Function):
+    """A cross-entropy whose gradient is written over what the forward pass computed.
 
     Autograd would keep several tables of scores and pass over each; this keeps one, and its
-    gradient by the exit's scores z is T (softmax(z / T) - p).
+    gradient by the scores z is softmax(z) less one at the text's token.
     """
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, tokens: Tensor) -> Tensor:
+        wide = _wide(scores)
+        q, at = wide.softmax(-1), tokens[:, None]
+        best, place = q.max(-1, keepdim=True)  # no less than 1 / V: its logarithm is exact
+        ctx.q, ctx.at, ctx.dtype = q, at, scores.dtype
+        return (wide.gather(1, place) - best.log() - wide.gather(1, at))[:, 0]
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None]:
+        q, ctx.q = ctx.q, None
+        each = outer[0][:, None]
+        return q.mul_(each).scatter_add_(1, ctx.at, -each).to(ctx.dtype), None
+
+
+class _Divergence(torch.autograd.Function):
+    """A divergence with one table as well: its gradient is T (softmax(z / T) - p)."""
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor, teacher: Teacher) -> Tensor:

@@ -15,8 +15,8 @@ from typing import Any
 from offramp.errors import InputError, first_line
 from offramp.training.formats import Row, Rows
 
-HIDDEN = -100
-"""The label of a position where nothing is learned."""
+NO_LABEL = -100
+"""The label of a position where nothing is learned or measured, as everywhere in transformers."""
 MESSAGES = "messages"
 TOGETHER = 32
 """Documents that are encoded at a time, which the tokenizer does in parallel."""
@@ -142,7 +142,7 @@ def _cut(rows: Iterator[Tokens], block_size: int) -> Iterator[Tokens]:
     dropped = kept = 0
     for row in rows:
         labels = row["labels"][:block_size]
-        if all(label == HIDDEN for label in labels[1:]):
+        if all(label == NO_LABEL for label in labels[1:]):
             dropped += 1
             continue
         kept += 1
@@ -162,7 +162,7 @@ def _pair(row: Row, tokenizer: Any, columns: Columns, place: str) -> Tokens:
     )
     if isinstance(row[columns.completion], str) and completion[-1:] != [tokenizer.eos_token_id]:
         completion += _end(tokenizer)
-    return {"input_ids": prompt + completion, "labels": [HIDDEN] * len(prompt) + completion}
+    return {"input_ids": prompt + completion, "labels": [NO_LABEL] * len(prompt) + completion}
 
 
 def _end(tokenizer: Any) -> list[int]:
@@ -199,7 +199,7 @@ def _turns(row: Row, tokenizer: Any, place: str) -> Tokens:
                 )
             (tokens,) = _encode(tokenizer, [text[len(written) :]], special=False)
             ids += tokens
-            labels += tokens if learned else [HIDDEN] * len(tokens)
+            labels += tokens if learned else [NO_LABEL] * len(tokens)
             written = text
     return {"input_ids": ids, "labels": labels}
 

@@ -32,9 +32,8 @@ from offramp.training.layer_dropout import (
     layers_dropped,
 )
 from offramp.training.objectives import Objective
+from offramp.training.packing import NO_LABEL
 from offramp.training.positions import choose_positions, position_weights
-
-NO_LABEL = -100
 
 
 @dataclass(frozen=True, kw_only=True)
