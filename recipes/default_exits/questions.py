@@ -157,7 +157,8 @@ KINDS: tuple[tuple[str, str], ...] = (
         """Write a short poem about {}.|Write a short story about {}.|Write a haiku about {}.
         Describe {} in vivid words.|Write the first paragraph of a novel about {}.
         Write a song verse about {}.|Give me five ideas for a picture of {}.
-        Tell me a joke about {}.|Write a fairy tale about {}.|Write a diary entry about {}.|Write a speech about {}.""",
+        Tell me a joke about {}.|Write a fairy tale about {}.|Write a diary entry about {}.
+        Write a speech about {}.""",
         """the sea, a river, a mountain, the first snow, spring, a summer night, the stars, a storm,
         an old house, a garden, an empty street, a train journey, a lost key, a letter, a birthday,
         friendship, courage, hope, home, childhood, growing old, a wedding, a farewell, a market,
