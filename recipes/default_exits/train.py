@@ -1,18 +1,22 @@
-"""Train the exits that ship with the embedded default, and their gates.
+"""Train exits of the embedded default from kept states of its base.
 
-    python recipes/default_exits/train.py --self self1.jsonl self2.jsonl --prose prose --output out
+    python recipes/default_exits/train.py --self self*.jsonl --prose prose --states states --keep
+    python recipes/default_exits/train.py --self self*.jsonl --prose prose --states states \
+        --exits 16 18 20 22 24 26 28 --output high
 
-The base runs in bfloat16, the exits are float32 until they are saved. Killed and started again, it
-goes on from its last checkpoint. See README.md beside this file for the data and the log.
+The base runs in bfloat16, the exits are float32. On two cores, two processes
+with half of the exits each take less time than one. Killed and started again, each goes on from its
+last checkpoint. See README.md beside this file for the data and the logs; ship.py joins the exits.
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
+from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from offramp.models.attach import attach_exits
@@ -22,7 +26,6 @@ from offramp.models.storage import save_exits
 from offramp.training.closed_form import fit_closed_form
 from offramp.training.data import Collator, DataSettings, load_rows
 from offramp.training.exits import shifted, train_exits
-from offramp.training.gates import train_gates
 from offramp.training.settings import TrainSettings
 from offramp.training.states import KeptStates, keep_states
 from offramp.training.student import Student
@@ -56,25 +59,24 @@ def batches(rows: Any, collate: Any, *, size: int = 8) -> Iterator[Any]:
 
 
 def main() -> None:
-    """Fit, keep states, train, add gates, save."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Keep states, or fit and train on what was kept."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--self", nargs="+", required=True, dest="self_text")
     parser.add_argument("--prose", required=True)
-    parser.add_argument("--output", required=True)
-    parser.add_argument("--start", type=Path, help="exits to begin with, in place of a fit")
+    parser.add_argument("--states", required=True, type=Path)
+    parser.add_argument("--keep", action="store_true", help="only keep the states")
+    parser.add_argument("--kind", default="cast", choices=("cast", "lens"))
+    parser.add_argument("--exits", nargs="+", type=int, default=EXITS)
+    parser.add_argument("--output", type=Path)
     parser.add_argument("--prose-tokens", type=int, default=150_000)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--epochs", type=float, default=3)
+    parser.add_argument("--epochs", type=float, default=2)
+    parser.add_argument("--threads", type=int, default=2)
     plan = parser.parse_args()
-    base = ensure_default()
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
-    attach_exits(model, EXITS, "lens").exits.float()
-    model.name_or_path = ""  # whoever loads these exits gives the base
+    torch.set_num_threads(plan.threads)
+    model, tokenizer = prepared(EXITS if plan.keep else plan.exits, plan.kind)
     rows = rows_of(plan.self_text, plan.prose, tokenizer=tokenizer, prose_tokens=plan.prose_tokens)
-    collate = Collator(tokenizer)
-    few = rows.shuffle(seed=SEED).select(range(min(400, len(rows))))
-    out = Path(plan.output)
+    give = shifted(Collator(tokenizer), model)
     settings = TrainSettings(
         positions=1.0,
         candidates=512,
@@ -86,19 +88,28 @@ def main() -> None:
         keep=3,
         seed=SEED,
     )
+    student = Student(model, settings.lesson(tuple(model.exit_numbers)))
+    if plan.keep:
+        with torch.autocast("cpu", torch.bfloat16), tqdm(unit=" positions") as bar:
+            keep_states(student, batches(rows, give), plan.states, advance=bar.update)
+        return
+    few = rows.shuffle(seed=SEED).select(range(min(400, len(rows))))
     with torch.autocast("cpu", torch.bfloat16):
-        fitted = plan.start or out / "closed-form"
-        start_(model, batches(few, shifted(collate, model)), fitted)
-        student = Student(model, settings.lesson(EXITS))
-        count = keep_states(student, batches(rows, shifted(collate, model)), out / "states")
-        print(count, "positions kept", flush=True)
-    kept = KeptStates(student, out / "states")
-    print(train_exits(model, kept, out, settings, collate=collate, use_cpu=True), flush=True)
-    with torch.autocast("cpu", torch.bfloat16):
-        for report in train_gates(model, batches(few, shifted(collate, model)), exits=EXITS):
-            print(report, flush=True)
-    model.exits.to(torch.bfloat16)
-    save_exits(model, out / "shipped")
+        start_(model, batches(few, give), plan.output / "closed-form")
+    kept = KeptStates(student, plan.states)
+    done = train_exits(
+        model, kept, plan.output, settings, collate=Collator(tokenizer), use_cpu=True
+    )
+    print(done, flush=True)
+
+
+def prepared(exits: Sequence[int], kind: str) -> tuple[Any, Any]:
+    """Load the base in bfloat16 with fresh exits in float32."""
+    base = ensure_default()
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+    attach_exits(model, tuple(exits), kind).exits.float()
+    model.name_or_path = ""  # whoever loads these exits gives the base
+    return model, AutoTokenizer.from_pretrained(base)
 
 
 def start_(model: Any, texts: Iterator[Any], folder: Path) -> None:
@@ -106,7 +117,8 @@ def start_(model: Any, texts: Iterator[Any], folder: Path) -> None:
     if (folder / TABLE).exists():
         read_own(folder / TABLE).fill_(model.exits)
         return
-    print(fit_closed_form(model, texts, exits=EXITS), "positions fitted", flush=True)
+    count = fit_closed_form(model, texts, exits=model.exit_numbers)
+    print(count, "positions fitted", flush=True)
     save_exits(model, folder)
 
 
