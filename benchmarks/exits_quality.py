@@ -25,7 +25,7 @@ from offramp.training.closed_form import fit_closed_form
 from offramp.training.data import Collator, DataSettings, load_rows
 from offramp.training.exits import shifted, train_exits
 from offramp.training.objectives import Objective
-from offramp.training.packing import NO_LABEL
+from offramp.training.positions import NO_LABEL
 from offramp.training.settings import TrainSettings
 from offramp.training.student import Lesson, Student
 

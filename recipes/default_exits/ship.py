@@ -1,6 +1,6 @@
 """Put separately trained exits together, train their gates, and round all to bfloat16.
 
-    python recipes/default_exits/ship.py --self self*.jsonl --prose prose --exits low high \
+python recipes/default_exits/ship.py --self self*.jsonl --prose prose --exits low high \
         --output shipped
 """
 

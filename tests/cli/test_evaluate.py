@@ -196,8 +196,14 @@ def test_a_wrong_or_empty_file_is_refused(evaluate, refused, write, tmp_path):
     refused(evaluate(write("broken.jsonl", "{")), "broken.jsonl")
 
 
-def test_an_encoder_decoder_is_refused(evaluate, make_folder, refused, text):
-    refused(evaluate(text, model=make_folder("t5")), "encoder-decoder")
+def test_an_encoder_decoder_is_measured_on_pairs(evaluate, make_folder, refused, text, write):
+    folder = make_folder("t5")
+    pair = json.dumps({"prompt": "one", "completion": "uno"})
+
+    result = found(evaluate(write("pairs.jsonl", pair), "--json", model=folder))
+
+    assert (result["rows"], result["tokens"]) == (1, len("uno") + 1)
+    refused(evaluate(text, model=folder), "learns from pairs")
 
 
 def test_data_is_needed(offramp, refused):

@@ -363,8 +363,26 @@ def test_what_cannot_be_trained_is_refused(
     refused(train(*given, rows=()), *words)
 
 
-def test_an_encoder_decoder_and_a_foreign_tokenizer_are_refused(train, make_folder, refused, text):
-    refused(train("--data", text, model=make_folder("t5")), "encoder-decoder")
+def test_an_encoder_decoder_learns_from_pairs_and_from_its_own_answers(
+    train, make_folder, refused, text, write, output, generate
+):
+    folder = make_folder("t5")
+    rows = [{"prompt": f"say {n}", "completion": "ferry " * 3} for n in range(24)]
+    pairs = write("pairs.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    prompts = write("prompts.txt", "one\ntwo\n")
+
+    result = found(train("--data", pairs, "--exits", "1;3", "--gates", "--json", model=folder))
+
+    assert result["tokens"] == sum(len(row["prompt"]) for row in rows)
+    assert set(result["exit_losses"]) == {"1", "3"}
+    assert generate("say 1", "--exit", 3, model=str(output)).code == 0
+    own = ("--data", "self", "--prompts", prompts, "--self-tokens", 60, "--max-steps", 2)
+    assert found(train(*own, "--json", model=folder, to=output / "own"))["steps"] == 2
+    refused(train("--data", text, model=folder, to=output / "text"), "learns from pairs")
+    refused(train("--data", "self", model=folder, to=output / "alone"), "give prompts")
+
+
+def test_a_foreign_tokenizer_is_refused(train, make_folder, refused, text):
     refused(train("--data", text, model=make_folder(vocab_size=40)), "its model knows 40 tokens")
 
 

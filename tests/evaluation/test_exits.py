@@ -361,11 +361,30 @@ def test_an_exit_that_does_not_exist_is_refused(model):
         measure_exits(model, padded(texts()), rules={"far": FixedExit(exit=9)})
 
 
-def test_an_encoder_decoder_is_refused():
-    model = attach_exits(tiny.model_of("t5"), (1,))
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_of_an_encoder_decoder_the_decoder_is_measured(family):
+    model = tiny.model_of(family).double()
+    attach_exits(model, (1,), "lens")
+    attach_exits(model, (2,), "block")
+    batch = next(padded(texts(), len(LENGTHS)))
+    batch["labels"] = batch["labels"].flip(-1)  # of its own, not those of the prompt
+    counted = batch["labels"] != -100
+    start = model.generation_config.decoder_start_token_id
+    read = torch.cat((torch.full((len(LENGTHS), 1), start), batch["labels"][:, :-1]), -1)
+    read[read == -100] = start
+    said = model.exit_logits(
+        batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        decoder_input_ids=read,
+        exits=(1, 2, "original"),
+    )
 
-    with pytest.raises(ConfigError, match=r"encoder-decoder.*exit_logits"):
-        measure_exits(model, padded(texts()))
+    report = measure_exits(model, [batch])
+
+    assert report.tokens == counted.sum()
+    for each in report.exits:
+        loss = torch.nn.functional.cross_entropy(said[each.exit][counted], batch["labels"][counted])
+        assert each.cross_entropy == pytest.approx(loss.item(), abs=1e-10)
 
 
 def test_scores_that_are_no_numbers_are_refused():

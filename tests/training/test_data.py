@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from offramp.errors import ConfigError, InputError
 from offramp.training.data import Collator, DataSettings, load_rows
-from offramp.training.packing import NO_LABEL, Columns, tokens_of
+from offramp.training.packing import Columns, tokens_of
+from offramp.training.positions import NO_LABEL
 
 END = 2
 CHAT = (
@@ -105,6 +106,31 @@ def test_a_pair_is_cut_and_dropped_when_nothing_to_learn_is_left(byte_tokenizer,
 
     assert byte_tokenizer.decode(row["input_ids"]) == "alon"
     assert "2 of 3 rows hold nothing to learn in 4 tokens" in caplog.text
+
+
+def test_an_encoder_reads_the_prompt_and_a_decoder_learns_the_completion(byte_tokenizer, tmp_path):
+    byte_tokenizer.add_bos_token = True
+    byte_tokenizer.update_post_processor()
+    pairs = [("one", "uno"), ("a long prompt", ""), ([5, 6], [7])]
+    source = write(tmp_path, [{"prompt": p, "completion": c} for p, c in pairs])
+
+    rows = rows_of(source, byte_tokenizer, apart=True, block_size=8)
+
+    said = [[byte_tokenizer.decode(row[name]) for name in row] for row in rows[:2]]
+    assert said == [["<s>one", "<s>uno</s>"], ["<s>a long ", "<s></s>"]]
+    assert rows[2] == {"input_ids": [5, 6], "labels": [7]}
+    batch = Collator(byte_tokenizer)(rows)
+    assert batch["input_ids"].shape == batch["attention_mask"].shape == (3, 8)
+    assert batch["labels"].shape == (3, 5)
+    assert batch["labels"][2].tolist() == [7] + [NO_LABEL] * 4
+
+
+@pytest.mark.parametrize("row", [{"text": "a"}, {"messages": []}])
+def test_an_encoder_decoder_learns_from_pairs_only(byte_tokenizer, tmp_path, row):
+    source = write(tmp_path, [row])
+
+    with pytest.raises(InputError, match=r"line 1: an encoder-decoder learns from pairs"):
+        rows_of(source, byte_tokenizer, apart=True)
 
 
 def test_only_answers_of_a_conversation_are_learned(byte_tokenizer, tmp_path):

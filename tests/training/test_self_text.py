@@ -9,7 +9,7 @@ import torch
 import tiny
 from offramp.errors import ConfigError, InputError
 from offramp.training.data import DataSettings, load_rows
-from offramp.training.packing import NO_LABEL
+from offramp.training.positions import NO_LABEL
 from offramp.training.self_text import SelfText, write_self_text
 
 SHORT = SelfText(tokens=80, batch_size=4, max_new_tokens=10)
@@ -158,6 +158,23 @@ def test_a_text_ends_with_its_end_token_or_at_the_longest_length(model, byte_tok
     assert all(END not in row[:-1] for row in rows)
     assert {row[-1] == END for row in rows if len(row) < 60} == {True}
     assert any(len(row) == 60 for row in rows)
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_an_encoder_decoder_answers_as_it_does_alone(family, byte_tokenizer, tmp_path):
+    model = tiny.model_of(family, vocab_size=259)
+    path = tmp_path / "self.jsonl"
+    settings = SelfText(tokens=1, batch_size=2, max_new_tokens=6)
+
+    write_self_text(model, byte_tokenizer, path, settings, prompts=["a longer one", "x"])
+
+    for row in rows_of(path):
+        ids = torch.tensor([row["prompt"]])
+        alone = model.generate(ids, max_new_tokens=6, do_sample=False)[0, 1:].tolist()
+        assert row["greedy"]
+        assert row["completion"] == alone
+    with pytest.raises(InputError, match="give prompts"):
+        write_self_text(model, byte_tokenizer, tmp_path / "none.jsonl", settings)
 
 
 def test_what_was_written_is_what_is_trained_on(model, byte_tokenizer, tmp_path):

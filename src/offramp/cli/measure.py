@@ -92,6 +92,7 @@ def _rows(settings: Evaluation, loaded: Loaded) -> tuple[Any, Any]:
         block_size=block_size_of(loaded, settings.block_size),
         limit=settings.limit,
         shuffle=False,
+        apart=loaded.model.config.is_encoder_decoder,
     )
     with data_bars_on_terminals_only():
         return load_rows(source, loaded.tokenizer), Collator(loaded.tokenizer)

@@ -22,7 +22,7 @@ from offramp.cli.quiet import data_bars_on_terminals_only
 from offramp.cli.training import SELF, Texts
 from offramp.errors import InputError
 from offramp.training.data import Collator, DataSettings, load_rows
-from offramp.training.packing import NO_LABEL
+from offramp.training.positions import NO_LABEL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +103,7 @@ class Reader:
             block_size=self.block_size,
             limit=self.texts.limit,
             seed=self.seed,
+            apart=self.loaded.model.config.is_encoder_decoder,
             **more,
         )
         with data_bars_on_terminals_only():

@@ -25,7 +25,7 @@ from offramp.evaluation.report import NUMBERS, RULE_NUMBERS, Named, Report, Sums
 from offramp.evaluation.tally import Last, judge, log_probabilities, losses, oracle_places
 from offramp.models.multiexit import check_rule
 from offramp.models.view import View, keeper
-from offramp.training.packing import NO_LABEL
+from offramp.training.positions import NO_LABEL, aligned
 
 CHUNK = 128
 """Positions at a time: 25 MB of float32 scores for a vocabulary of 50,000, of which about six
@@ -47,9 +47,9 @@ def measure_exits(
     """Measure exits, and ways to decode, on a text.
 
     Args:
-        model: A causal LM with exits (``attach_exits``), in any mode; it is given back in its own.
-        batches: Tokens, padded on the right; position t is to predict ``labels[:, t + 1]``, and a
-            label of -100 is not counted.
+        model: A model with exits (``attach_exits``), in any mode; it is given back in its own.
+        batches: Tokens, padded on the right; position t is to predict ``labels[:, t + 1]``, of an
+            encoder-decoder ``labels[:, t]``, and a label of -100 is not counted.
         exits: Numbers, 0 to L; one that is not attached is read as ``direct``. None: those that are
             attached, or with none attached every one from 1 to L - 1.
         rules: Ways to decode by the name that they get in the report.
@@ -57,7 +57,7 @@ def measure_exits(
         advance: Called after each batch with its number of rows.
 
     Raises:
-        ConfigError: The model is an encoder-decoder, an exit gives NaN, or ``chunk`` is below 1.
+        ConfigError: An exit gives NaN, or ``chunk`` is below 1.
         ExitNotFoundError: The model does not have an exit.
         InputError: There is no token to predict.
 
@@ -134,12 +134,6 @@ class _Measuring:
         rules: Mapping[str, DecodingRule],
         chunk: int,
     ) -> None:
-        if model.config.is_encoder_decoder:
-            raise ConfigError(
-                f"exits are measured on text that is read from left to right, and "
-                f"{type(model).__name__} is an encoder-decoder; ask its exits by "
-                "model.exit_logits(input_ids, decoder_input_ids=..., exits=...)"
-            )
         self.model, self.rules, self.chunk = model, rules, chunk
         self.anatomy: Anatomy = model.anatomy
         chosen = model.exit_numbers if exits is None else exits
@@ -197,7 +191,7 @@ class _Measuring:
 
     def _run(self, batch: Batch) -> _Positions:
         """Run the base without its head, and every extra block."""
-        labels, depth = batch["labels"][:, 1:], self.anatomy.depth
+        batch, depth = aligned(batch, self.model), self.anatomy.depth
         blocks = [exit for exit, each in self.projections.items() if isinstance(each, Block)]
         watching = watch(
             self.anatomy,
@@ -207,7 +201,8 @@ class _Measuring:
             last_block=depth,
             calls=(depth - 1,) if blocks else (),
         )
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        labels = batch.pop("shift_labels")
+        inputs = {name: batch[name] for name in batch if name != "labels"}
         with watching as seen:
             type(self.model).base_forward(self.model, **inputs, use_cache=False, return_dict=True)
         rows, columns = (labels != NO_LABEL).nonzero(as_tuple=True)

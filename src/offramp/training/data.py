@@ -20,7 +20,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from offramp.errors import ConfigError, InputError
-from offramp.training.packing import NO_LABEL, Columns, Tokens, tokens_of
+from offramp.training.packing import Columns, Tokens, tokens_of
+from offramp.training.positions import NO_LABEL
 from offramp.training.sources import Files, Hub, open_source
 from offramp.version import __version__
 
@@ -47,6 +48,7 @@ class DataSettings:
         limit: Stop after about this many tokens; None reads all.
         seed: Decides the order of rows.
         shuffle: Whether rows are shuffled: all of them, or a stream's next 2,048.
+        apart: Keep prompts and completions apart, for encoder-decoders.
 
     Raises:
         ConfigError: A setting is out of its range.
@@ -62,6 +64,7 @@ class DataSettings:
     limit: int | None = None
     seed: int = 0
     shuffle: bool = True
+    apart: bool = False
 
     def __post_init__(self) -> None:
         if self.block_size < 2:
@@ -87,9 +90,15 @@ class _Maker:
             text=settings.text, prompt=settings.prompt, completion=settings.completion
         )
         rows = self.source.rows(settings.text)
-        for row in tokens_of(rows, self.tokenizer, columns=columns, block_size=settings.block_size):
+        for row in tokens_of(
+            rows,
+            self.tokenizer,
+            columns=columns,
+            block_size=settings.block_size,
+            apart=settings.apart,
+        ):
             yield row
-            read += len(row["input_ids"])
+            read += len(row["labels"])
             if settings.limit is not None and read >= settings.limit:
                 return
         if not read:
@@ -110,7 +119,8 @@ def load_rows(
 
     Returns:
         Rows of ``input_ids`` and ``labels``, lists of equal length; a label is the token of its
-        own position, or -100 where nothing is learned.
+        own position, or -100 where nothing is learned. With ``apart`` the labels are the
+        completion, of its own length.
 
     Raises:
         InputError: The source cannot be read, or holds nothing to learn. A stream says so when the
@@ -161,13 +171,13 @@ class Collator:
         self, rows: Sequence[Mapping[str, Sequence[int]]]
     ) -> dict[str, Int[Tensor, "batch seq"]]:
         """Give ``input_ids``, ``attention_mask`` and ``labels``, which are -100 where padded."""
-        longest = max(len(row["input_ids"]) for row in rows)
-        width = -(-longest // self.multiple_of) * self.multiple_of
-        batch: dict[str, list[list[int]]] = {"input_ids": [], "attention_mask": [], "labels": []}
-        for row in rows:
-            length = len(row["input_ids"])
-            missing = width - length
-            batch["input_ids"].append([*row["input_ids"], *[self.pad] * missing])
-            batch["attention_mask"].append([1] * length + [0] * missing)
-            batch["labels"].append([*row["labels"], *[NO_LABEL] * missing])
-        return {name: torch.tensor(padded) for name, padded in batch.items()}
+        tokens = [row["input_ids"] for row in rows]
+        return {
+            "input_ids": self._padded(tokens, self.pad),
+            "attention_mask": self._padded([[1] * len(row) for row in tokens], 0),
+            "labels": self._padded([row["labels"] for row in rows], NO_LABEL),
+        }
+
+    def _padded(self, rows: Sequence[Sequence[int]], filler: int) -> Int[Tensor, "batch seq"]:
+        width = -(-max(map(len, rows)) // self.multiple_of) * self.multiple_of
+        return torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows])

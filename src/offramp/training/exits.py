@@ -20,13 +20,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 from transformers import TrainerCallback
 
 from offramp.errors import ConfigError
 from offramp.training.checkpoints import check_facts, last_checkpoint
+from offramp.training.positions import aligned
 from offramp.training.settings import TrainSettings
 from offramp.training.states import KeptStates
 from offramp.training.student import Student
@@ -163,22 +163,14 @@ def freeze_(model: Any, exits: Sequence[int], *, unfreeze: bool) -> None:
 def shifted(
     collate: Callable[[Sequence[Any]], Mapping[str, Tensor]], model: Any
 ) -> Callable[[Sequence[Any]], dict[str, Any]]:
-    """Let a collator also give what each position shall say, as ``shift_labels``.
+    """Let a collator also give what each position shall say; see ``aligned``.
 
     Kept states, which are batches already, come through as they are.
     """
-    if model.config.is_encoder_decoder:
-        raise ConfigError(
-            "training reads decoder-only models so far; encoder-decoders can use exits trained "
-            "elsewhere"
-        )
 
     def batch_of(rows: Sequence[Any]) -> dict[str, Any]:
         if "kept" in rows[0]:
             return dict(rows[0])
-        batch = dict(collate(rows))
-        labels = batch["labels"]
-        last = labels.new_full((len(labels), 1), -100)
-        return {**batch, "shift_labels": torch.cat((labels[:, 1:], last), dim=-1)}
+        return aligned(collate(rows), model)
 
     return batch_of

@@ -14,9 +14,8 @@ from typing import Any
 
 from offramp.errors import InputError, first_line
 from offramp.training.formats import Row, Rows
+from offramp.training.positions import NO_LABEL
 
-NO_LABEL = -100
-"""The label of a position where nothing is learned or measured, as everywhere in transformers."""
 MESSAGES = "messages"
 TOGETHER = 32
 """Documents that are encoded at a time, which the tokenizer does in parallel."""
@@ -58,7 +57,9 @@ class Columns:
         )
 
 
-def tokens_of(rows: Rows, tokenizer: Any, *, columns: Columns, block_size: int) -> Iterator[Tokens]:
+def tokens_of(
+    rows: Rows, tokenizer: Any, *, columns: Columns, block_size: int, apart: bool = False
+) -> Iterator[Tokens]:
     """Give rows of ``input_ids`` and ``labels``, of at most ``block_size`` tokens.
 
     Args:
@@ -66,6 +67,8 @@ def tokens_of(rows: Rows, tokenizer: Any, *, columns: Columns, block_size: int) 
         tokenizer: Encodes.
         columns: Their names.
         block_size: Documents are packed into blocks of it; pairs and conversations are cut.
+        apart: For an encoder-decoder: ``input_ids`` is the prompt, ``labels`` the completion, each
+            encoded and cut for itself; only pairs will do.
 
     Raises:
         InputError: A row that cannot be used.
@@ -79,7 +82,15 @@ def tokens_of(rows: Rows, tokenizer: Any, *, columns: Columns, block_size: int) 
     except InputError as error:
         raise InputError(f"{place}: {error}") from None
     rows = chain([first], rows)
-    if kind == "text":
+    if apart and kind != "pair":
+        raise InputError(
+            f"{place}: an encoder-decoder learns from pairs, and this is a {kind}; name the "
+            f"columns of both parts, or call them {columns.prompt} and {columns.completion}"
+        )
+    if apart:
+        pairs = (_pair_apart(row, tokenizer, columns, place) for place, row in rows)
+        yield from _cut(pairs, block_size, learned_from=0)
+    elif kind == "text":
         texts = (_text(row, columns.text, place) for place, row in rows)
         for block in _packed(_documents(texts, tokenizer), block_size):
             yield {"input_ids": block, "labels": list(block)}
@@ -137,12 +148,12 @@ def _packed(documents: Iterable[list[int]], block_size: int) -> Iterator[list[in
         yield block
 
 
-def _cut(rows: Iterator[Tokens], block_size: int) -> Iterator[Tokens]:
-    """Cut each row; drop those in which nothing to learn is left."""
+def _cut(rows: Iterator[Tokens], block_size: int, *, learned_from: int = 1) -> Iterator[Tokens]:
+    """Cut each row; drop those in which nothing to learn is left; a text's first token is none."""
     dropped = kept = 0
     for row in rows:
         labels = row["labels"][:block_size]
-        if all(label == NO_LABEL for label in labels[1:]):
+        if not row["input_ids"] or all(label == NO_LABEL for label in labels[learned_from:]):
             dropped += 1
             continue
         kept += 1
@@ -155,27 +166,34 @@ def _cut(rows: Iterator[Tokens], block_size: int) -> Iterator[Tokens]:
 
 
 def _pair(row: Row, tokenizer: Any, columns: Columns, place: str) -> Tokens:
-    """Encode both parts apart, as the prompt is when the model is used; texts get an end token."""
-    prompt, completion = (
-        _part(row, column, tokenizer, place, special=column == columns.prompt)
-        for column in (columns.prompt, columns.completion)
-    )
-    if isinstance(row[columns.completion], str) and completion[-1:] != [tokenizer.eos_token_id]:
-        completion += _end(tokenizer)
+    """Encode both parts apart, as the prompt is when the model is used."""
+    prompt = _part(row, columns.prompt, tokenizer, place, special=True, ended=False)
+    completion = _part(row, columns.completion, tokenizer, place, special=False, ended=True)
     return {"input_ids": prompt + completion, "labels": [NO_LABEL] * len(prompt) + completion}
 
 
-def _end(tokenizer: Any) -> list[int]:
-    return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+def _pair_apart(row: Row, tokenizer: Any, columns: Columns, place: str) -> Tokens:
+    """Encode both parts with their special tokens, as an encoder and a decoder read them."""
+    prompt = _part(row, columns.prompt, tokenizer, place, special=True, ended=None)
+    completion = _part(row, columns.completion, tokenizer, place, special=True, ended=True)
+    return {"input_ids": prompt, "labels": completion}
 
 
-def _part(row: Row, column: str, tokenizer: Any, place: str, *, special: bool) -> list[int]:
-    """Give the tokens of one part of a pair, which may be tokens already."""
+def _part(
+    row: Row, column: str, tokenizer: Any, place: str, *, special: bool, ended: bool | None
+) -> list[int]:
+    """Give the tokens of one part of a pair, which may be tokens already.
+
+    A text gets or loses its end token by ``ended``; None leaves it as the tokenizer has it.
+    """
     part = _value(row, column, place)
     if isinstance(part, str):
         (tokens,) = _encode(tokenizer, [part], special=special) if part or special else [[]]
-        ended = special and tokens[-1:] == _end(tokenizer) != []
-        return tokens[:-1] if ended else tokens
+        end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        has_end = tokens[-1:] == end != []
+        if ended is None or ended == has_end:
+            return tokens
+        return tokens + end if ended else tokens[:-1]
     if isinstance(part, Sequence) and all(type(each) is int and each >= 0 for each in part):
         return list(part)
     raise InputError(

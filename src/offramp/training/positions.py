@@ -1,15 +1,57 @@
-"""Choose the positions of a batch whose losses are computed.
+"""Say what each position of a batch shall say, and choose the positions whose losses are computed.
 
-In:  which positions have something to learn from, and a share of them. Out: fewer of them, and what
-     each then counts for.
+In:  a batch with labels, and a share of its positions. Out: which have something to learn from,
+     fewer of them, and what each then counts for.
 Law: the choice depends on the row's tokens, the seed and the step, and on nothing else: not on
      batch mates, processes, or what was drawn before; so a resumed or divided run chooses the same
      (tests/training/test_positions.py).
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from offramp.errors import ConfigError
+
+NO_LABEL = -100
+"""The label of a position where nothing is learned or measured, as everywhere in transformers."""
+
+
+def aligned(batch: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:
+    """Give a batch what each position shall say, as ``shift_labels``.
+
+    Args:
+        batch: As a ``Collator`` gives it.
+        model: Encoder-decoders say the labels themselves, having read ``decoder_input_ids``, which
+            are added; others say at each position the label of the next one.
+    """
+    labels = batch["labels"]
+    if model.config.is_encoder_decoder:
+        first = labels.new_full((len(labels), 1), _start_of(model))
+        read = torch.cat((first, labels[:, :-1]), dim=-1)
+        read = read.masked_fill(read == NO_LABEL, int(first[0]))  # after the end: nobody asks
+        return {**batch, "decoder_input_ids": read, "shift_labels": labels}
+    last = labels.new_full((len(labels), 1), NO_LABEL)
+    return {**batch, "shift_labels": torch.cat((labels[:, 1:], last), dim=-1)}
+
+
+def _start_of(model: Any) -> int:
+    """Give the token that a decoder reads first.
+
+    Raises:
+        ConfigError: The model does not say which.
+    """
+    for config in (model.generation_config, model.config):
+        token: int | None = getattr(config, "decoder_start_token_id", None)
+        if token is not None:
+            return token
+    raise ConfigError(
+        f"{type(model).__name__} does not say what its decoder reads first; set "
+        "model.generation_config.decoder_start_token_id"
+    )
 
 
 def choose_positions(

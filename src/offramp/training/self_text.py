@@ -84,7 +84,7 @@ def write_self_text(
         settings: How much and how.
         prompts: What to answer; taken again from the start when they are used up, and then
             answered by sampling only. None: the model writes the user's turns itself, or on from
-            its first token.
+            its first token; not for an encoder-decoder, which has nothing to read then.
         advance: Called with the number of new tokens, those already there first.
 
     Returns:
@@ -97,6 +97,8 @@ def write_self_text(
     path = Path(path)
     if prompts is not None and not prompts:
         raise InputError("prompts is empty; give at least one, or None")
+    if prompts is None and model.config.is_encoder_decoder:
+        raise InputError("an encoder-decoder needs something to read; give prompts")
     batch, written = _resume(path)
     advance(written)
     fruitless = 0
@@ -251,9 +253,13 @@ def _continue(
     ends = model.generation_config.eos_token_id
     ends = set(ends if isinstance(ends, list) else [ends])
     pad = next((end for end in sorted(ends - {None})), 0)
+    apart = model.config.is_encoder_decoder  # read on the left of the padding, answered elsewhere
     width = max(map(len, starts))
-    ids = torch.tensor([[pad] * (width - len(start)) + start for start in starts])
-    mask = torch.tensor([[0] * (width - len(start)) + [1] * len(start) for start in starts])
+    ids = torch.full((len(starts), width), pad)
+    mask = torch.zeros_like(ids)
+    for row, start in enumerate(starts):
+        places = slice(0, len(start)) if apart else slice(width - len(start), width)
+        ids[row, places], mask[row, places] = torch.tensor(start), 1
     drawn = {"do_sample": True, "temperature": settings.temperature, "min_p": settings.min_p}
     made = model.generate(
         ids.to(model.device),
@@ -263,7 +269,7 @@ def _continue(
         **({**drawn, "top_k": 0} if sample else {"do_sample": False}),
     )
     rows: list[list[int]] = []
-    for row in made[:, width:].tolist():
+    for row in made[:, 1 if apart else width :].tolist():
         stop = next((place for place, token in enumerate(row) if token in ends), len(row) - 1)
         rows.append(row[: stop + 1])
     return rows

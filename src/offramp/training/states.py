@@ -25,8 +25,7 @@ from offramp.blocks.watch import Watched
 from offramp.errors import ConfigError, InputError, first_line
 from offramp.models.fingerprint import check_fingerprint, fingerprint_of
 from offramp.training.objectives import Objective
-from offramp.training.packing import NO_LABEL
-from offramp.training.positions import position_weights
+from offramp.training.positions import NO_LABEL, position_weights
 from offramp.training.student import Kept, Student
 
 TABLE = "states.json"

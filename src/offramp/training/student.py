@@ -32,8 +32,7 @@ from offramp.training.layer_dropout import (
     layers_dropped,
 )
 from offramp.training.objectives import Objective
-from offramp.training.packing import NO_LABEL
-from offramp.training.positions import choose_positions, position_weights
+from offramp.training.positions import NO_LABEL, choose_positions, position_weights
 
 
 @dataclass(frozen=True, kw_only=True)
