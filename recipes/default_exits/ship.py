@@ -17,7 +17,6 @@ from offramp.training.exits import shifted
 from offramp.training.gates import train_gates
 
 ROWS = 800
-"""Rows that the gates learn from and are calibrated on."""
 
 
 def main() -> None:
@@ -29,7 +28,7 @@ def main() -> None:
     parser.add_argument("--exits", nargs="+", required=True, type=Path)
     parser.add_argument("--kind", default="cast", choices=("cast", "lens"))
     parser.add_argument("--no-gates", action="store_true")
-    parser.add_argument("--output", required=True)
+    parser.add_argument("--output", default="shipped")
     plan = parser.parse_args()
     model, tokenizer = prepared(EXITS, plan.kind)
     stored = [read_own(folder / TABLE) for folder in plan.exits]

