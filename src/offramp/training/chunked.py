@@ -27,8 +27,8 @@ from offramp.errors import ConfigError
 from offramp.training.candidates import Candidates, Drawn
 from offramp.training.objectives import Objective, Teacher
 
-CHUNK_SCORES = 2**24
-"""Scores in a chunk, 64 MB in float32: enough rows to keep a processor busy with each product."""
+CHUNK_SCORES = 2**23
+"""Scores in a chunk, 32 MB in float32: enough rows to keep a processor busy with each product."""
 
 
 @dataclass(frozen=True, kw_only=True)

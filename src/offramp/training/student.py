@@ -272,6 +272,8 @@ class Student(nn.Module):
             (anatomy.head, view.seen.finished()) if exit == ORIGINAL else view.prepared(exit)
             for exit in scales
         ]
+        if self.frozen:
+            view.seen.states.clear()  # read for the last time; the losses need the memory
         teacher = view.seen.finished().detach() if lesson.objective.needs_teacher else None
         return chunked_loss(
             [state for _, state in pairs],
