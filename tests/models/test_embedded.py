@@ -20,11 +20,11 @@ def test_the_package_holds_at_most_sixteen_megabytes_of_exits():
     assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 16 * MEGABYTE
 
 
-def test_the_shipped_exits_are_lenses_in_bf16_with_gates():
+def test_the_shipped_exits_are_casts_in_bf16_with_gates():
     stored = read_own(SHIPPED / "exits.json")
 
     assert {exit: mode.short for exit, mode in stored.projections.items()} == dict.fromkeys(
-        EXITS, "lens"
+        EXITS, "cast"
     )
     assert {tensor.dtype for tensor in stored.tensors.values()} == {torch.bfloat16}
     assert all(f"{exit}.gate.threshold" in stored.tensors for exit in EXITS)

@@ -36,11 +36,19 @@ class Gate(nn.Module):
 
     def logit(self, state: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows"]:
         """Give the log-odds that the exit's answer is the last layer's."""
+        return self.logit_of_scaled(self.scaled(state))
+
+    @staticmethod
+    def scaled(state: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
+        """Give states in float32, their mean square brought to one."""
+        state = state.float()
+        return state * torch.rsqrt(state.square().mean(-1, keepdim=True) + 1e-6)
+
+    def logit_of_scaled(self, scaled: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows"]:
+        """Give the log-odds of scaled states."""
         weight, bias = self.linear.weight.float(), self.linear.bias.float()
-        state = state.to(weight)
-        scaled = state * torch.rsqrt(state.square().mean(-1, keepdim=True) + 1e-6)
-        with torch.autocast(state.device.type, enabled=False):
-            return F.linear(scaled, weight, bias).squeeze(-1)
+        with torch.autocast(scaled.device.type, enabled=False):
+            return F.linear(scaled.to(weight.device), weight, bias).squeeze(-1)
 
     def confidence(self, state: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows"]:
         """Give the probability that the exit's answer is the last layer's, 0 to 1."""

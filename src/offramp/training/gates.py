@@ -172,12 +172,15 @@ def _fit_(probe: Gate, states: Tensor, agrees: Tensor) -> None:
     share = truth.mean().clamp(0.01, 0.99)
     weights = torch.where(agrees, 0.5 / share, 0.5 / (1 - share))
     parameters = list(probe.linear.parameters())
+    scaled = probe.scaled(states)  # once, not at each of a hundred steps
     search = torch.optim.LBFGS(parameters, max_iter=100, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         search.zero_grad()
         with torch.enable_grad():
-            value = F.binary_cross_entropy_with_logits(probe.logit(states), truth, weights)
+            value = F.binary_cross_entropy_with_logits(
+                probe.logit_of_scaled(scaled), truth, weights
+            )
             value = value + 1e-4 * probe.linear.weight.square().sum()
             value.backward()  # type: ignore[no-untyped-call]
         return value
