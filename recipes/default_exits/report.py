@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from train import EXITS, batches
 
 import offramp
 from offramp.evaluation.exits import measure_exits
@@ -25,7 +26,6 @@ TEXTS = {
     "sampled answers": "sampled.jsonl",
     "prose (Brown)": "brown.txt",
 }
-UNTRAINED = tuple(range(2, 30, 2))
 
 
 def variants(given: list[str]) -> Iterator[tuple[str, Any]]:
@@ -36,14 +36,12 @@ def variants(given: list[str]) -> Iterator[tuple[str, Any]]:
         yield name, folder
 
 
-def batches(path: Path, tokenizer: Any, *, limit: int) -> Iterator[Any]:
-    """Give a text in batches of 8 rows."""
+def text(path: Path, tokenizer: Any, *, limit: int) -> Iterator[Any]:
+    """Give a text in batches."""
     rows = load_rows(
         DataSettings(source=str(path), block_size=256, limit=limit, shuffle=False), tokenizer
     )
-    collate = Collator(tokenizer)
-    for start in range(0, len(rows), 8):
-        yield collate([rows[place] for place in range(start, min(start + 8, len(rows)))])
+    return batches(rows, Collator(tokenizer))
 
 
 def main() -> None:
@@ -61,11 +59,11 @@ def main() -> None:
         model, tokenizer = offramp.load_default(exits=folder)
         if folder is None:
             model.exits.clear()
-            attach_exits(model, UNTRAINED, "direct")
+            attach_exits(model, EXITS, "direct")
         model.to(torch.float32)
         found[name] = {
             title: measure_exits(
-                model, batches(plan.texts / file, tokenizer, limit=plan.limit)
+                model, text(plan.texts / file, tokenizer, limit=plan.limit)
             ).as_json()
             for title, file in TEXTS.items()
         }
@@ -84,7 +82,7 @@ def show(found: dict[str, Any]) -> None:
         print(f"\n### {title} ({facts['tokens']} tokens, {facts['rows']} rows)\n")
         print("| exit | " + " | ".join(tables) + " |")
         print("|---|" + "---|" * len(tables))
-        for exit in UNTRAINED:
+        for exit in EXITS:
             cells = []
             for table in tables.values():
                 row = table.get(exit)

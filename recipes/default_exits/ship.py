@@ -1,7 +1,6 @@
 """Put separately trained exits together, train their gates, and round all to bfloat16.
 
-python recipes/default_exits/ship.py --self self*.jsonl --prose prose --exits low high \
-        --output shipped
+python recipes/default_exits/ship.py --self self*.jsonl --prose prose --exits low high
 """
 
 import argparse
@@ -26,11 +25,10 @@ def main() -> None:
     parser.add_argument("--prose", required=True)
     parser.add_argument("--prose-tokens", type=int, default=150_000)
     parser.add_argument("--exits", nargs="+", required=True, type=Path)
-    parser.add_argument("--kind", default="cast", choices=("cast", "lens"))
     parser.add_argument("--no-gates", action="store_true")
     parser.add_argument("--output", default="shipped")
     plan = parser.parse_args()
-    model, tokenizer = prepared(EXITS, plan.kind)
+    model, tokenizer = prepared(EXITS)
     stored = [read_own(folder / TABLE) for folder in plan.exits]
     assert sorted(exit for each in stored for exit in each.projections) == list(EXITS)
     for each in stored:

@@ -4,9 +4,9 @@
     python recipes/default_exits/train.py --self self*.jsonl --prose prose --states states \
         --exits 16 18 20 22 24 26 28 --output high
 
-The base runs in bfloat16, the exits are float32. On two cores, two processes
-with half of the exits each take less time than one. Killed and started again, each goes on from its
-last checkpoint. See README.md beside this file for the data and the logs; ship.py joins the exits.
+The base runs in bfloat16, the exits are float32. On two cores, two processes with half of the exits
+each take less time than one. Killed and started again, each goes on from its last checkpoint. See
+README.md beside this file for the data and the logs; ship.py joins the exits.
 """
 
 import argparse
@@ -65,7 +65,6 @@ def main() -> None:
     parser.add_argument("--prose", required=True)
     parser.add_argument("--states", required=True, type=Path)
     parser.add_argument("--keep", action="store_true", help="only keep the states")
-    parser.add_argument("--kind", default="cast", choices=("cast", "lens"))
     parser.add_argument("--exits", nargs="+", type=int, default=EXITS)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--prose-tokens", type=int, default=150_000)
@@ -74,7 +73,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     plan = parser.parse_args()
     torch.set_num_threads(plan.threads)
-    model, tokenizer = prepared(EXITS if plan.keep else plan.exits, plan.kind)
+    model, tokenizer = prepared(EXITS if plan.keep else plan.exits)
     rows = rows_of(plan.self_text, plan.prose, tokenizer=tokenizer, prose_tokens=plan.prose_tokens)
     give = shifted(Collator(tokenizer), model)
     settings = TrainSettings(
@@ -103,11 +102,11 @@ def main() -> None:
     print(done, flush=True)
 
 
-def prepared(exits: Sequence[int], kind: str) -> tuple[Any, Any]:
+def prepared(exits: Sequence[int]) -> tuple[Any, Any]:
     """Load the base in bfloat16 with fresh exits in float32."""
     base = ensure_default()
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
-    attach_exits(model, tuple(exits), kind).exits.float()
+    attach_exits(model, tuple(exits), "cast").exits.float()
     model.name_or_path = ""  # whoever loads these exits gives the base
     return model, AutoTokenizer.from_pretrained(base)
 

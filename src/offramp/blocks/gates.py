@@ -47,7 +47,7 @@ class Gate(nn.Module):
     def logit_of_scaled(self, scaled: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows"]:
         """Give the log-odds of scaled states."""
         weight, bias = self.linear.weight.float(), self.linear.bias.float()
-        with torch.autocast(scaled.device.type, enabled=False):
+        with torch.autocast(weight.device.type, enabled=False):
             return F.linear(scaled.to(weight.device), weight, bias).squeeze(-1)
 
     def confidence(self, state: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows"]:

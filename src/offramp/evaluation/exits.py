@@ -191,7 +191,9 @@ class _Measuring:
 
     def _run(self, batch: Batch) -> _Positions:
         """Run the base without its head, and every extra block."""
-        batch, depth = aligned(batch, self.model), self.anatomy.depth
+        inputs, depth = aligned(batch, self.model), self.anatomy.depth
+        labels = inputs.pop("shift_labels")
+        del inputs["labels"]
         blocks = [exit for exit, each in self.projections.items() if isinstance(each, Block)]
         watching = watch(
             self.anatomy,
@@ -201,8 +203,6 @@ class _Measuring:
             last_block=depth,
             calls=(depth - 1,) if blocks else (),
         )
-        labels = batch.pop("shift_labels")
-        inputs = {name: batch[name] for name in batch if name != "labels"}
         with watching as seen:
             type(self.model).base_forward(self.model, **inputs, use_cache=False, return_dict=True)
         rows, columns = (labels != NO_LABEL).nonzero(as_tuple=True)

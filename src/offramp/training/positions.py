@@ -30,9 +30,9 @@ def aligned(batch: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:
     """
     labels = batch["labels"]
     if model.config.is_encoder_decoder:
-        first = labels.new_full((len(labels), 1), _start_of(model))
-        read = torch.cat((first, labels[:, :-1]), dim=-1)
-        read = read.masked_fill(read == NO_LABEL, int(first[0]))  # after the end: nobody asks
+        start = _start_of(model)
+        read = torch.cat((labels.new_full((len(labels), 1), start), labels[:, :-1]), dim=-1)
+        read = read.masked_fill(read == NO_LABEL, start)  # after the end: nobody asks
         return {**batch, "decoder_input_ids": read, "shift_labels": labels}
     last = labels.new_full((len(labels), 1), NO_LABEL)
     return {**batch, "shift_labels": torch.cat((labels[:, 1:], last), dim=-1)}
