@@ -15,7 +15,9 @@ from offramp.version import __version__
 if TYPE_CHECKING:
     from offramp.blocks.anatomy import Layout
     from offramp.config import VocabularyProjectionMode
+    from offramp.decoding.early_exit import EarlyExit
     from offramp.decoding.rules import Contrast, DoLa, FixedExit
+    from offramp.decoding.speculation import Autoregressive, SelfSpeculation
     from offramp.logits.contrast import contrast_logits
     from offramp.logits.dola import dola_logits
     from offramp.models.attach import attach_exits
@@ -33,15 +35,18 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AutoMultiExitModel",
+    "Autoregressive",
     "Collator",
     "Contrast",
     "DataSettings",
     "DoLa",
+    "EarlyExit",
     "FixedExit",
     "Layout",
     "MultiExitConfiguration",
     "MultiExitModel",
     "OfframpError",
+    "SelfSpeculation",
     "SelfText",
     "TrainSettings",
     "VocabularyProjectionMode",
@@ -61,14 +66,17 @@ __all__ = [
 
 _HOMES = {
     "AutoMultiExitModel": "offramp.models.auto",
+    "Autoregressive": "offramp.decoding.speculation",
     "Collator": "offramp.training.data",
     "Contrast": "offramp.decoding.rules",
     "DataSettings": "offramp.training.data",
     "DoLa": "offramp.decoding.rules",
+    "EarlyExit": "offramp.decoding.early_exit",
     "FixedExit": "offramp.decoding.rules",
     "Layout": "offramp.blocks.anatomy",
     "MultiExitConfiguration": "offramp.models.configuration",
     "MultiExitModel": "offramp.models.multiexit",
+    "SelfSpeculation": "offramp.decoding.speculation",
     "SelfText": "offramp.training.self_text",
     "TrainSettings": "offramp.training.settings",
     "VocabularyProjectionMode": "offramp.config",

@@ -4,11 +4,13 @@ In:  nothing; only the two protocols. A rule never sees a transformers class, so
 below the models stays below; a model never sees which rule it serves.
 """
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from offramp.blocks.engines import Engine
 from offramp.config import ExitName
 
 
@@ -42,6 +44,47 @@ class ExitView(Protocol):
 
 
 @runtime_checkable
+class StateView(ExitView, Protocol):
+    """What the exits of some tokens say, in a loop of ours: N tokens in place of positions."""
+
+    def finished(self) -> Float[Tensor, "rows width"]:
+        """Give what the base's own head reads."""
+
+    def among(
+        self, exit: int, tokens: Int[Tensor, " some"], weight: Float[Tensor, "some width"]
+    ) -> Float[Tensor, "rows some"]:
+        """Score a fixed few tokens, given the rows of the exit's head that belong to them."""
+
+
+@runtime_checkable
+class LoopModel(ModelShape, Protocol):
+    """What a loop of ours may know of a model, and ask it."""
+
+    @property
+    def exits(self) -> Any:
+        """The attached projections, by exit number as a string."""
+
+    @property
+    def exit_numbers(self) -> tuple[int, ...]:
+        """The attached exits, ascending."""
+
+    @property
+    def drafter(self) -> Any:
+        """The model's trained drafter, or None."""
+
+    def view_of(
+        self, engine: Engine, states: Mapping[int, Float[Tensor, "rows width"]]
+    ) -> StateView:
+        """Let exits speak about states that an engine gave."""
+
+    def head_rows(self, exit: ExitName, tokens: Int[Tensor, " some"]) -> Tensor:
+        """Give those rows of an exit's head that score some tokens."""
+
+    def check_exits(self, exits: Any, *, attached_only: bool) -> tuple[int, ...]:
+        """Give the numbers among some exits, if this model has them all."""
+
+
+@runtime_checkable
 class DecodingRule(Protocol):
     """Turns what the exits say into the scores that ``generate`` reads."""
 
@@ -54,3 +97,18 @@ class DecodingRule(Protocol):
 
     def scores(self, view: ExitView, shape: ModelShape) -> Float[Tensor, "*rows vocab"]:
         """Give the scores of the vocabulary."""
+
+
+@runtime_checkable
+class DecodingLoop(Protocol):
+    """Writes texts by a loop of its own, in place of the one of transformers."""
+
+    def check(self, model: LoopModel) -> None:
+        """Refuse what the model cannot follow, before anything is computed."""
+
+    def run(self, model: LoopModel, request: Any, engine: Engine) -> Any:
+        """Write the texts of a ``Request``; give its ``Text``s."""
+
+    @property
+    def engine(self) -> str:
+        """Name of the engine that runs the blocks."""

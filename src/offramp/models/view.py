@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import linear
 from transformers.modeling_utils import slice_logits_to_keep
 
 from offramp.blocks.anatomy import Anatomy
@@ -64,6 +65,17 @@ class View:
             return None
         rows = prepared.reshape(tokens.shape[0], prepared.shape[-1])
         return self.complete(self.anatomy, gathered_scores(head, rows, tokens), tokens)
+
+    def finished(self) -> Float[Tensor, "rows width"]:
+        """Give what the base's own head reads."""
+        return self.seen.finished()
+
+    def among(
+        self, exit: int, tokens: Int[Tensor, " some"], weight: Float[Tensor, "some width"]
+    ) -> Float[Tensor, "rows some"]:
+        """Score a fixed few tokens, given the rows of the exit's head that belong to them."""
+        _, prepared = self.prepared(exit)
+        return self.complete(self.anatomy, linear(prepared, weight), tokens)
 
     @staticmethod
     def complete(

@@ -1,0 +1,320 @@
+"""Leave each token's blocks as soon as an exit is sure.
+
+In:  values that travel with a call of ``generate``. Out: texts, and which exit gave each token.
+Law: a rule that never stops writes the text of plain decoding; with ``cache="defer"`` every block's
+     cache holds what the whole model would have put there for the same tokens; a text does not
+     depend on its batch mates (tests/decoding/test_early_exit.py).
+Not here: how sure an exit is (offramp.logits.rules, offramp.blocks.gates); which threshold keeps a
+     risk (offramp.evaluation.calibration).
+Source: Schuster et al. 2022, "CALM", arXiv:2207.07061 (rules, copied states); Bae et al. 2023,
+     "FREE", arXiv:2310.05424, and Chen et al. 2023, "EE-LLM", arXiv:2312.04916 (states filled in
+     later). Differs: the prompt always goes through all blocks, so the first new token is the
+     last layer's.
+
+A token that left at exit k waits there. The next token that goes on above k takes it along, in the
+same products, so blocks above k have seen either all tokens before or none after some point: what
+waits is always the end of the text, and the one rule of the cache holds.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from offramp.blocks.engines import Engine
+from offramp.config import ORIGINAL, ExitName
+from offramp.decoding.protocol import DecodingRule, LoopModel, StateView
+from offramp.decoding.request import Request, Text, begin
+from offramp.decoding.rules import Contrast
+from offramp.decoding.steps import climb, embedded
+from offramp.errors import ConfigError
+from offramp.logits.rules import certainty, saturation, top_gap, top_probability
+
+RuleName = Literal[
+    "gate", "top_probability", "top_gap", "entropy", "saturation", "patience", "fixed", "schedule"
+]
+BY_SCORES = {"top_probability": top_probability, "top_gap": top_gap, "entropy": certainty}
+"""Rules that read an exit's scores of the vocabulary."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyExit:
+    """Answer each token from the first exit that is sure enough.
+
+    Attributes:
+        rule: How sure an exit is: ``gate`` (learnt, costs one product with a vector),
+            ``top_probability``, ``top_gap``, ``entropy`` (1 minus its share of the largest),
+            ``saturation`` (cosine with the exit before), ``patience`` (so many exits in a row have
+            the same best token), ``fixed`` (leave at the first of ``exits``), ``schedule``.
+        threshold: Leave above this confidence, 0 to 1; 1 never stops. One for all exits, or one for
+            each by number. None is what calibration stored with the gates. For ``patience`` the
+            number of exits that must agree.
+        exits: Which exits may answer; None is all that are attached (of those with a gate, for
+            ``gate``).
+        min_exit: No exit below this one answers.
+        cache: ``"defer"`` fills blocks that were left out when a later token needs them, exactly;
+            ``"copy"`` lets them remember the state of the exit (CALM).
+        schedule: Pairs (new token, exit), ascending in the first: from that token on the exit
+            answers; for ``rule="schedule"``.
+        lower: Contrast the exit that answers with this one, where it lies above it (ACD).
+        engine: What runs the blocks: ``"auto"``, ``"plain"`` or ``"family"``.
+
+    Raises:
+        ConfigError: A value is unknown or out of range.
+
+    Example:
+        >>> EarlyExit(rule="top_gap", threshold=0.8).cache
+        'defer'
+    """
+
+    rule: RuleName = "gate"
+    threshold: float | Mapping[int, float] | None = None
+    exits: tuple[int, ...] | None = None
+    min_exit: int = 0
+    cache: Literal["defer", "copy"] = "defer"
+    schedule: tuple[tuple[int, int], ...] = ()
+    lower: int | None = None
+    engine: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.rule not in get_args(RuleName):
+            raise ConfigError(f"no rule {self.rule!r}; use one of {', '.join(get_args(RuleName))}")
+        if self.cache not in ("defer", "copy"):
+            raise ConfigError(f"cache must be 'defer' or 'copy', got {self.cache!r}")
+        if (self.rule == "schedule") != bool(self.schedule):
+            raise ConfigError(
+                "rule 'schedule' and schedule go together; try rule='schedule', "
+                "schedule=((0, 24), (50, 12))"
+            )
+        steps = [step for step, _ in self.schedule]
+        if steps != sorted(set(steps)) or (steps and steps[0] != 0):
+            raise ConfigError(f"schedule must begin at token 0 and go up, got tokens {steps}")
+        self._check_threshold()
+
+    def _check_threshold(self) -> None:
+        if self.rule in ("fixed", "schedule"):
+            if self.threshold is not None:
+                raise ConfigError(f"rule {self.rule!r} has no threshold, got {self.threshold}")
+            return
+        if self.rule == "patience":
+            if not isinstance(self.threshold, int) or self.threshold < 2:
+                raise ConfigError(
+                    "patience needs how many exits must agree as threshold, at least 2; got "
+                    f"{self.threshold!r}"
+                )
+            return
+        if self.threshold is None and self.rule != "gate":
+            raise ConfigError(f"rule {self.rule!r} needs a threshold from 0 to 1; try 0.9")
+        given = self.threshold if isinstance(self.threshold, Mapping) else {0: self.threshold}
+        for value in given.values():
+            if value is not None and not 0 <= value <= 1:
+                raise ConfigError(f"threshold must be from 0 to 1, got {value}; try 0.9")
+
+    def check(self, model: LoopModel) -> None:
+        """Refuse exits that the model does not have, or gates that nobody trained.
+
+        Raises:
+            ConfigError: No exit is left to answer, or an exit has no gate.
+            ExitNotFoundError: An exit does not exist or is not attached.
+        """
+        named = (*(self.exits or ()), *(exit for _, exit in self.schedule))
+        if self.lower is not None:
+            named = (*named, self.lower)
+        model.check_exits(named, attached_only=self.rule == "gate")
+        exits = self.answering(model)
+        if not exits and self.rule != "schedule":
+            raise ConfigError(
+                f"no exit from {self.min_exit} to {model.depth - 1} may answer; attached: "
+                f"{', '.join(map(str, model.exit_numbers)) or 'none'}"
+            )
+        if isinstance(self.threshold, Mapping):
+            missing = [exit for exit in exits if exit not in self.threshold]
+            if missing:
+                raise ConfigError(f"no threshold for exits {missing}; give one for each")
+        if self.rule == "gate":
+            missing = [exit for exit in exits if model.exits[str(exit)].gate is None]
+            if missing:
+                raise ConfigError(
+                    f"exits {missing} have no gate; train them by offramp train --gates, or use "
+                    "rule='top_gap'"
+                )
+
+    def answering(self, model: LoopModel) -> tuple[int, ...]:
+        """Give the exits below the last that may answer, ascending."""
+        if self.rule == "schedule":
+            exits = {exit for _, exit in self.schedule}
+        elif self.exits is not None:
+            exits = set(self.exits)
+        else:
+            exits = {
+                exit
+                for exit in model.exit_numbers
+                if self.rule != "gate" or model.exits[str(exit)].gate is not None
+            }
+        return tuple(sorted(exit for exit in exits if self.min_exit <= exit < model.depth))
+
+    def run(self, model: LoopModel, request: Request, engine: Engine) -> list[Text]:
+        """Write the texts of a request."""
+        return _Loop(self, model, engine).write(request)
+
+
+@dataclass
+class _Passage:
+    """One text's way up in one step."""
+
+    text: Text
+    states: Float[Tensor, "tokens width"]
+    kept: dict[int, Float[Tensor, "one width"]] = field(default_factory=dict)
+    best: int = -1
+    agreed: int = 1
+
+
+class _Loop:
+    def __init__(self, plan: EarlyExit, model: LoopModel, engine: Engine) -> None:
+        self.plan, self.model, self.engine = plan, model, engine
+        self.exits = plan.answering(model)
+        self.depth = engine.anatomy.depth
+        stops = {*self.exits, self.depth}
+        if plan.lower is not None:
+            stops.add(plan.lower)
+        self.stops = sorted(stops - {0})
+        self.waiting: dict[tuple[int, int], Tensor] = {}
+
+    def write(self, request: Request) -> list[Text]:
+        texts = begin(request, self.engine)
+        self._step(texts, [text.tokens for text in texts], whole=True)
+        while live := [text for text in texts if not text.done]:
+            self._step(live, [text.tokens[-1:] for text in live])
+        return texts
+
+    def _step(
+        self, texts: Sequence[Text], tokens: Sequence[Sequence[int]], *, whole: bool = False
+    ) -> None:
+        """Take the next tokens up, text by text as far as it must go, and answer each."""
+        states = embedded(self.engine, texts, tokens).split([len(each) for each in tokens])
+        going = [_Passage(text, each) for text, each in zip(texts, states, strict=True)]
+        at = 0
+        self._note(going, 0)
+        for stop in self.stops:
+            if at == 0 and 0 in self.exits and not whole:
+                going = self._leave(going, 0)
+            if not going:
+                return
+            self._climb(going, at, stop)
+            self._note(going, stop)
+            at = stop
+            if stop < self.depth and stop in self.exits and not whole:
+                going = self._leave(going, stop)
+        self._answer(going, self.depth, [1.0] * len(going))
+
+    def _climb(self, going: Sequence[_Passage], start: int, stop: int) -> None:
+        """Take passages up, with what waits at ``start`` for the same texts."""
+        for each in going:
+            older = self.waiting.pop((id(each.text), start), None)
+            if older is not None:
+                each.states = torch.cat((older, each.states))
+        counts = [len(each.states) for each in going]
+        states = torch.cat([each.states for each in going])
+        texts = [each.text for each in going]
+        states = climb(self.engine, states, (start, stop), texts, counts)[stop]
+        for each, part in zip(going, states.split(counts), strict=True):
+            each.states = part
+
+    def _note(self, going: Sequence[_Passage], exit: int) -> None:
+        """Keep the newest token's states at the exits that an answer will be made from."""
+        for each in going:
+            each.kept[exit] = each.states[-1:]
+
+    def _leave(self, going: list[_Passage], exit: int) -> list[_Passage]:
+        """Answer the texts that are sure here; give those that go on."""
+        if not going:
+            return going
+        sure, confidence = self._sure(going, exit)
+        leaving = [each for each, yes in zip(going, sure, strict=True) if yes]
+        if leaving:
+            found = [value for value, yes in zip(confidence, sure, strict=True) if yes]
+            self._rest(leaving, exit)
+            self._answer(leaving, exit, found)
+        return [each for each, yes in zip(going, sure, strict=True) if not yes]
+
+    def _rest(self, leaving: Sequence[_Passage], exit: int) -> None:
+        """Leave the blocks above: remember the states there, or let them wait."""
+        if self.plan.cache == "copy":
+            pieces = [(each.text.row, len(each.states)) for each in leaving]
+            self.engine.copy_up(torch.cat([each.states for each in leaving]), exit, pieces)
+            return
+        for each in leaving:
+            key = (id(each.text), exit)
+            older = self.waiting.get(key)
+            parts = [each.states] if older is None else [older, each.states]
+            self.waiting[key] = torch.cat(parts)
+
+    def _sure(self, going: Sequence[_Passage], exit: int) -> tuple[list[bool], list[float]]:
+        plan, rule = self.plan, self.plan.rule
+        if rule == "fixed":
+            return [True] * len(going), [1.0] * len(going)
+        if rule == "schedule":
+            sure = [_scheduled(plan.schedule, len(each.text.exits)) == exit for each in going]
+            return sure, [1.0] * len(going)
+        if rule == "patience":
+            return self._agreement(going, exit)
+        confidence = self._confidence(going, exit)
+        threshold = self._threshold(exit)
+        values = confidence.tolist()
+        return [value > threshold for value in values], values
+
+    def _confidence(self, going: Sequence[_Passage], exit: int) -> Float[Tensor, " rows"]:
+        states = torch.cat([each.kept[exit] for each in going])
+        if self.plan.rule == "gate":
+            return self.model.exits[str(exit)].gate.confidence(states)  # type: ignore[no-any-return]
+        if self.plan.rule == "saturation":
+            before = max(each for each in going[0].kept if each < exit)
+            return saturation(states, torch.cat([each.kept[before] for each in going]))
+        view = self.model.view_of(self.engine, {exit: states})
+        return BY_SCORES[self.plan.rule](view.logits(exit))
+
+    def _threshold(self, exit: int) -> float:
+        given = self.plan.threshold
+        if given is None:
+            return float(self.model.exits[str(exit)].gate.threshold)
+        return given[exit] if isinstance(given, Mapping) else given
+
+    def _agreement(
+        self, going: Sequence[_Passage], exit: int
+    ) -> tuple[list[bool], list[float]]:
+        """Count how many exits in a row have had the same best token."""
+        states = torch.cat([each.kept[exit] for each in going])
+        best = self.model.view_of(self.engine, {exit: states}).logits(exit).argmax(-1).tolist()
+        for each, token in zip(going, best, strict=True):
+            each.agreed = each.agreed + 1 if token == each.best else 1
+            each.best = token
+        needed = self.plan.threshold
+        assert isinstance(needed, int)
+        return (
+            [each.agreed >= needed for each in going],
+            [min(1.0, each.agreed / needed) for each in going],
+        )
+
+    def _answer(
+        self, going: Sequence[_Passage], exit: int, confidence: Sequence[float]
+    ) -> None:
+        """Choose the next token of each text from one exit, contrasted where that is asked for."""
+        name: ExitName = ORIGINAL if exit == self.depth else exit
+        rule: DecodingRule | None = None
+        lower = self.plan.lower
+        if lower is not None and lower < exit:
+            rule = Contrast(upper=name, lower=lower)
+        wanted = (exit,) if rule is None else (exit, int(lower or 0))
+        states = {each: torch.cat([one.kept[each] for one in going]) for each in wanted}
+        view: StateView = self.model.view_of(self.engine, states)
+        scores = view.logits(name) if rule is None else rule.scores(view, self.model)
+        for row, each in enumerate(going):
+            token = each.text.pick(scores[row])
+            each.text.add(token, exit=exit, confidence=confidence[row])
+
+
+def _scheduled(schedule: Sequence[tuple[int, int]], token: int) -> int:
+    return next(exit for start, exit in reversed(schedule) if start <= token)

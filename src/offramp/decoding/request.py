@@ -1,0 +1,126 @@
+"""What a decoding loop is asked, and a text while it is written.
+
+In:  what ``generate`` of transformers has prepared: prompts, processors, stopping criteria. Out:
+     texts with their tokens, and what was noted of each.
+Law: processors and criteria see each text as transformers would show it, left padding included;
+     a text's tokens do not depend on its batch mates (tests/decoding/test_loops.py).
+Not here: where the scores come from (offramp.decoding.loop, offramp.decoding.early_exit).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from offramp.blocks.engines import Engine, Row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One call of ``generate``, prepared.
+
+    Attributes:
+        ids: Prompts [B, T], padded on the left.
+        mask: 1 where ``ids`` is a token, [B, T]; None is everywhere.
+        processors: Change the scores [1, V] of the next token, given the ids [1, t] so far; empty
+            where there are none.
+        criteria: Given the ids [1, t], tell whether the text ends here, [1].
+        do_sample: Draw from the scores; else take the best.
+        most: A text is at most so long, T included.
+        pad: Fills shorter rows of the result.
+        encoder: What the decoder reads of the encoder, [B, ...] each; empty without one.
+        put: Is given each new token, as a tensor [1]; for a streamer.
+    """
+
+    ids: Int[Tensor, "batch seq"]
+    mask: Tensor | None
+    processors: Sequence[Callable[..., Any]]
+    criteria: Callable[..., Any]
+    do_sample: bool
+    most: int
+    pad: int
+    encoder: Mapping[str, Tensor] = field(default_factory=dict)
+    put: Callable[[Tensor], None] | None = None
+
+
+@dataclass
+class Text:
+    """One row while it is written.
+
+    Attributes:
+        request: What was asked.
+        row: Its cache.
+        tokens: All of it without padding, the prompt first.
+        done: It has ended.
+        exits: Which exit gave each new token.
+        confidence: How sure that exit was, 0 to 1; 1 where nobody was asked.
+        blocks: How many blocks were run for each new token, fills and drafts of others included.
+        drafted: How many tokens were drafted for it.
+        accepted: How many of them were taken.
+    """
+
+    request: Request
+    row: Row
+    tokens: list[int]
+    shown: Tensor
+    length: int
+    done: bool = False
+    exits: list[int] = field(default_factory=list)
+    confidence: list[float] = field(default_factory=list)
+    blocks: list[int] = field(default_factory=list)
+    drafted: int = 0
+    accepted: int = 0
+    run: int = 0
+
+    @property
+    def room(self) -> int:
+        """How many tokens may still come."""
+        return self.request.most - self.length
+
+    def pick(self, scores: Float[Tensor, " vocab"]) -> int:
+        """Choose the next token, which is not added."""
+        seen = self.shown[:, : self.length]
+        row = scores.to(torch.float32, copy=True)[None]
+        for processor in self.request.processors:
+            row = processor(seen, row)
+        if self.request.do_sample:
+            return int(torch.multinomial(row.softmax(-1), num_samples=1))
+        return int(row.argmax(-1))
+
+    def add(self, token: int, *, exit: int, confidence: float = 1.0) -> None:
+        """Add a token, and see whether the text ends with it."""
+        self.tokens.append(token)
+        self.shown[0, self.length] = token
+        self.length += 1
+        self.exits.append(exit)
+        self.confidence.append(confidence)
+        self.blocks.append(self.run)
+        self.run = 0
+        if self.request.put is not None:
+            self.request.put(self.shown[0, self.length - 1 : self.length].cpu())
+        ends = self.request.criteria(self.shown[:, : self.length], None)
+        self.done = bool(ends) or self.room <= 0
+
+
+def begin(request: Request, engine: Engine) -> list[Text]:
+    """Make a text of each prompt, with an empty cache; padding is left out of it."""
+    texts = []
+    for place, ids in enumerate(request.ids):
+        tokens = ids if request.mask is None else ids[request.mask[place].bool()]
+        shown = ids.new_full((1, request.most + 1), request.pad)
+        shown[0, : len(ids)] = ids
+        inputs = {name: value[place : place + 1] for name, value in request.encoder.items()}
+        texts.append(
+            Text(
+                request=request,
+                row=engine.row(**inputs),
+                tokens=tokens.tolist(),
+                shown=shown,
+                length=len(ids),
+            )
+        )
+    return texts
+
