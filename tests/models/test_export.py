@@ -277,6 +277,16 @@ def test_a_family_whose_weights_do_not_fit_is_refused(tmp_path, monkeypatch):
         export_exit(trained(), tmp_path / "draft", exit=2)
 
 
+def test_a_generation_configuration_that_transformers_does_not_write_is_named(tmp_path):
+    model = trained()
+    model.generation_config.update(do_sample=False, temperature=0.3)
+
+    with pytest.raises(ConfigError, match=r"repair model\.generation_config"):
+        export_exit(model, tmp_path / "draft", exit=2)
+
+    assert not (tmp_path / "draft").exists()
+
+
 def test_a_folder_in_use_is_left_alone(tmp_path):
     model, other = trained(), tmp_path / "other"
     other.mkdir()

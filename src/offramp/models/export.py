@@ -115,8 +115,7 @@ def export_exit(
     )
     try:
         with staged(place) as stage:
-            for part in filter(None, (plain, tokenizer)):
-                part.save_pretrained(stage)
+            _save(plain, tokenizer, stage)
             _check(model, stage, number)
             move(stage, place, asdict(about))
     except (OSError, SafetensorError) as error:
@@ -247,6 +246,18 @@ def _count(plain: Any) -> int:
 
 def _path_of(model: Any, part: nn.Module) -> str:
     return str(next(name for name, module in model.named_modules() if module is part))
+
+
+def _save(plain: Any, tokenizer: Any, stage: Path) -> None:
+    try:
+        plain.save_pretrained(stage)
+    except ValueError as error:
+        raise ConfigError(
+            f"transformers does not write this model ({first_line(error)}); most likely its "
+            "generation configuration contradicts itself: repair model.generation_config"
+        ) from None
+    if tokenizer is not None:
+        tokenizer.save_pretrained(stage)
 
 
 def _check(model: Any, stage: Path, exit: int) -> None:
