@@ -3,7 +3,7 @@
 In:  a folder, and files that were written and tried beside their place. Out: the files in place,
      and ``export.json``, which says what was exported and which files are the export's.
 Law: only files that an export wrote are ever deleted; without ``config.json``, which goes first and
-     comes last, nothing loads the folder (tests/models/test_export_folder.py).
+     comes last, nothing loads the folder (tests/models/test_export.py).
 Not here: what is in the files (offramp.models.export).
 """
 
