@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from offramp.models.auto import AutoMultiExitModel
     from offramp.models.configuration import MultiExitConfiguration
     from offramp.models.embedded import load_default
+    from offramp.models.export import export_exit
     from offramp.models.multiexit import MultiExitModel
     from offramp.models.storage import save_exits, save_published
     from offramp.training.closed_form import fit_closed_form
@@ -54,6 +55,7 @@ __all__ = [
     "attach_exits",
     "contrast_logits",
     "dola_logits",
+    "export_exit",
     "fit_closed_form",
     "load_default",
     "load_rows",
@@ -83,6 +85,7 @@ _HOMES = {
     "attach_exits": "offramp.models.attach",
     "contrast_logits": "offramp.logits.contrast",
     "dola_logits": "offramp.logits.dola",
+    "export_exit": "offramp.models.export",
     "fit_closed_form": "offramp.training.closed_form",
     "load_default": "offramp.models.embedded",
     "load_rows": "offramp.training.data",

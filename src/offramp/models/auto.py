@@ -109,7 +109,7 @@ class AutoMultiExitModel:
             )
         if table and not exits and not has_base:
             source, kwargs["revision"] = base_of(table)
-        model = _load_base(source, kwargs)
+        model = load_base(source, kwargs)
         stored = _stored_exits(model, source, hub, table=table, settings=settings)
         _attach(model, stored, settings, layout)
         rule = settings.rule
@@ -162,7 +162,7 @@ def _attach(
             parameter.requires_grad_(name.startswith("exits."))
 
 
-def _load_base(name: str, kwargs: dict[str, Any]) -> Any:
+def load_base(name: str, kwargs: dict[str, Any]) -> Any:
     """Load the plain model; whatever stops it becomes one line."""
     options = dict(kwargs)
     config = options.pop("config", None)
