@@ -7,7 +7,7 @@ Not here: checking drafts (offramp.decoding.loop); the trained drafter (offramp.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -37,6 +37,7 @@ class Draft:
     states: dict[int, Float[Tensor, "tokens width"]] | None = None
 
 
+@runtime_checkable
 class DraftSource(Protocol):
     """Somebody who guesses."""
 

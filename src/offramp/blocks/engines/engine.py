@@ -12,7 +12,7 @@ result does not depend on its mates, and a text that is done costs nothing.
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -20,6 +20,7 @@ from torch import Tensor
 from offramp.blocks.anatomy import Anatomy
 
 
+@runtime_checkable
 class Row(Protocol):
     """The cache of one text."""
 
@@ -35,6 +36,7 @@ Piece = tuple[Any, int]
 """A row of the engine, and how many of its next tokens are meant."""
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Runs blocks. N tokens in all, in the order of the pieces; D the width of a state."""
 
