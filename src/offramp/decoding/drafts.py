@@ -92,12 +92,12 @@ class ExitDrafts:
             tokens = [[(drafts[p].tokens or texts[p].tokens)[-1]] for p in live]
             states = embedded(self._engine, mine, tokens)
             ones = [1] * len(live)
-            found = climb(
-                self._engine, states, (0, self._exit), mine, ones, captured=captured
-            )
+            found = climb(self._engine, states, (0, self._exit), mine, ones, captured=captured)
             for number, place in enumerate(live):
                 parts[place].append({exit: each[number][None] for exit, each in found.items()})
-            going = [place for place in live if self._goes_on(texts[place], drafts[place], sure[place])]
+            going = [
+                place for place in live if self._goes_on(texts[place], drafts[place], sure[place])
+            ]
             if not going:
                 break
             guesses, shares = self._guess(found[self._exit])

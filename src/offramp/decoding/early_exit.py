@@ -18,7 +18,6 @@ waits is always the end of the text, and the one rule of the cache holds.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -33,11 +32,10 @@ from offramp.decoding.steps import climb, embedded
 from offramp.errors import ConfigError
 from offramp.logits.rules import certainty, saturation, top_gap, top_probability
 
-RuleName = Literal[
-    "gate", "top_probability", "top_gap", "entropy", "saturation", "patience", "fixed", "schedule"
-]
 BY_SCORES = {"top_probability": top_probability, "top_gap": top_gap, "entropy": certainty}
 """Rules that read an exit's scores of the vocabulary."""
+
+RULES = ("gate", *BY_SCORES, "saturation", "patience", "fixed", "schedule")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,18 +68,18 @@ class EarlyExit:
         'defer'
     """
 
-    rule: RuleName = "gate"
+    rule: str = "gate"
     threshold: float | Mapping[int, float] | None = None
     exits: tuple[int, ...] | None = None
     min_exit: int = 0
-    cache: Literal["defer", "copy"] = "defer"
+    cache: str = "defer"
     schedule: tuple[tuple[int, int], ...] = ()
     lower: int | None = None
     engine: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.rule not in get_args(RuleName):
-            raise ConfigError(f"no rule {self.rule!r}; use one of {', '.join(get_args(RuleName))}")
+        if self.rule not in RULES:
+            raise ConfigError(f"no rule {self.rule!r}; use one of {', '.join(RULES)}")
         if self.cache not in ("defer", "copy"):
             raise ConfigError(f"cache must be 'defer' or 'copy', got {self.cache!r}")
         if (self.rule == "schedule") != bool(self.schedule):
@@ -125,6 +123,11 @@ class EarlyExit:
             named = (*named, self.lower)
         model.check_exits(named, attached_only=self.rule == "gate")
         exits = self.answering(model)
+        if not exits and self.rule == "gate":
+            raise ConfigError(
+                "no exit of this model has a gate; train them by offramp train --gates, or use "
+                "rule='top_gap'"
+            )
         if not exits and self.rule != "schedule":
             raise ConfigError(
                 f"no exit from {self.min_exit} to {model.depth - 1} may answer; attached: "
@@ -194,7 +197,7 @@ class _Loop:
         self, texts: Sequence[Text], tokens: Sequence[Sequence[int]], *, whole: bool = False
     ) -> None:
         """Take the next tokens up, text by text as far as it must go, and answer each."""
-        states = embedded(self.engine, texts, tokens).split([len(each) for each in tokens])
+        states = torch.split(embedded(self.engine, texts, tokens), [len(each) for each in tokens])
         going = [_Passage(text, each) for text, each in zip(texts, states, strict=True)]
         at = 0
         self._note(going, 0)
@@ -220,7 +223,7 @@ class _Loop:
         states = torch.cat([each.states for each in going])
         texts = [each.text for each in going]
         states = climb(self.engine, states, (start, stop), texts, counts)[stop]
-        for each, part in zip(going, states.split(counts), strict=True):
+        for each, part in zip(going, torch.split(states, counts), strict=True):
             each.states = part
 
     def _note(self, going: Sequence[_Passage], exit: int) -> None:
@@ -282,9 +285,7 @@ class _Loop:
             return float(self.model.exits[str(exit)].gate.threshold)
         return given[exit] if isinstance(given, Mapping) else given
 
-    def _agreement(
-        self, going: Sequence[_Passage], exit: int
-    ) -> tuple[list[bool], list[float]]:
+    def _agreement(self, going: Sequence[_Passage], exit: int) -> tuple[list[bool], list[float]]:
         """Count how many exits in a row have had the same best token."""
         states = torch.cat([each.kept[exit] for each in going])
         best = self.model.view_of(self.engine, {exit: states}).logits(exit).argmax(-1).tolist()
@@ -298,9 +299,7 @@ class _Loop:
             [min(1.0, each.agreed / needed) for each in going],
         )
 
-    def _answer(
-        self, going: Sequence[_Passage], exit: int, confidence: Sequence[float]
-    ) -> None:
+    def _answer(self, going: Sequence[_Passage], exit: int, confidence: Sequence[float]) -> None:
         """Choose the next token of each text from one exit, contrasted where that is asked for."""
         name: ExitName = ORIGINAL if exit == self.depth else exit
         rule: DecodingRule | None = None

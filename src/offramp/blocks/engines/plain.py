@@ -98,8 +98,8 @@ class PlainEngine:
         self._rotary: nn.Module = stack.rotary_emb
         self._head_width: int = _attention(anatomy.blocks[0]).head_dim
 
-    def row(self) -> PlainRow:
-        """Begin a text."""
+    def row(self, **inputs: Any) -> PlainRow:
+        """Begin a text; these families read nothing but it."""
         return PlainRow(self.anatomy.depth)
 
     def embed(
@@ -243,7 +243,9 @@ def _attention_of(
     """Attend, with the query heads that share a key head as lines of one product."""
     count, heads, width = queries.shape
     shared = heads // keys.shape[0]
-    lines = queries.view(count, -1, shared, width).transpose(0, 1).reshape(-1, count * shared, width)
+    lines = (
+        queries.view(count, -1, shared, width).transpose(0, 1).reshape(-1, count * shared, width)
+    )
     if mask is not None:
         mask = mask.repeat_interleave(shared, dim=0)
     found = F.scaled_dot_product_attention(
