@@ -122,12 +122,12 @@ class MultiExitModel(LoopParts):
         if prompt is not None:
             check_prompt(self, prompt)
         rule = decoding if decoding is not None else self.default_decoding
+        if rule is not None:
+            check_rule(self, rule)
         if isinstance(rule, DecodingLoop):
-            rule.check(self)
             write = run_loop(rule, kwargs.pop("streamer", None))
             return super().generate(inputs, *args, custom_generate=write, **kwargs)  # type: ignore[misc]
         if rule is not None:
-            check_rule(self, rule)
             kwargs["decoding"] = rule
         return super().generate(inputs, *args, **kwargs)  # type: ignore[misc]
 
@@ -268,6 +268,9 @@ def check_rule(model: Any, rule: object) -> None:
         ConfigError: Not a decoding rule.
         ExitNotFoundError: It asks for an exit that the model does not have.
     """
+    if isinstance(rule, DecodingLoop):
+        rule.check(model)
+        return
     if not isinstance(rule, DecodingRule):
         raise ConfigError(
             f"decoding must be Contrast, DoLa, FixedExit or the like, got {type(rule).__name__}"
