@@ -81,7 +81,9 @@ def test_every_way_to_decode_is_the_librarys(generate, library, folder, options,
 @pytest.mark.parametrize(
     "target", ["", "--contrast original:2", "--exit 3", "--do-sample --seed 4"]
 )
-@pytest.mark.parametrize("draft", ["2", "1 --draft-length 4", "2 --lookup 3"])
+@pytest.mark.parametrize(
+    "draft", ["2 --draft-length 2", "1 --draft-length 4", "2 --lookup 3 --draft-length 1"]
+)
 def test_speculation_writes_the_same_text_under_the_same_name(generate, target, draft):
     plain = generate("a ferry", "--no-chat", "--json", *target.split())
     drafted = generate(
