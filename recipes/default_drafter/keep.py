@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM
 
@@ -33,6 +34,30 @@ def rows_of(paths: list[Path]) -> list[tuple[list[int], int]]:
 
 
 @torch.no_grad()
+def read(rows: list[tuple[list[int], int]]) -> dict[str, Tensor]:
+    """Run the base over texts, and keep what its head reads."""
+    base = AutoModelForCausalLM.from_pretrained(ensure_default(), dtype=torch.bfloat16).model
+    states, tokens, spans, at = [], [], [], 0
+    with tqdm(total=sum(len(row) for row, _ in rows), unit=" tokens") as bar:
+        for first in range(0, len(rows), 16):
+            some = rows[first : first + 16]
+            width = max(len(row) for row, _ in some)
+            ids = torch.tensor([row + [2] * (width - len(row)) for row, _ in some])
+            mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row, _ in some])
+            finished = base(ids, attention_mask=mask, use_cache=False).last_hidden_state
+            for (row, prompt), each in zip(some, finished, strict=True):
+                states.append(each[: len(row)].clone())
+                tokens.extend(row)
+                spans.append((at, len(row), prompt))
+                at += len(row)
+            bar.update(int(mask.sum()))
+    return {
+        "states": torch.cat(states),
+        "tokens": torch.tensor(tokens, dtype=torch.int32),
+        "rows": torch.tensor(spans),
+    }
+
+
 def main() -> None:
     """Run the base over a part of the texts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -47,29 +72,8 @@ def main() -> None:
     if path.exists():
         print(path, "is there")
         return
-    base = AutoModelForCausalLM.from_pretrained(ensure_default(), dtype=torch.bfloat16).model
-    rows = rows_of(plan.self_text)[plan.part :: plan.parts]
-    states, tokens, spans, at = [], [], [], 0
-    with tqdm(total=sum(len(row) for row, _ in rows), unit=" tokens") as bar:
-        for first in range(0, len(rows), 16):
-            some = rows[first : first + 16]
-            width = max(len(row) for row, _ in some)
-            ids = torch.tensor([row + [2] * (width - len(row)) for row, _ in some])
-            mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row, _ in some])
-            read = base(ids, attention_mask=mask, use_cache=False).last_hidden_state
-            for (row, prompt), each in zip(some, read, strict=True):
-                states.append(each[: len(row)].clone())
-                tokens.extend(row)
-                spans.append((at, len(row), prompt))
-                at += len(row)
-            bar.update(int(mask.sum()))
     plan.output.mkdir(parents=True, exist_ok=True)
-    kept = {
-        "states": torch.cat(states),
-        "tokens": torch.tensor(tokens, dtype=torch.int32),
-        "rows": torch.tensor(spans),
-    }
-    save_file(kept, path)
+    save_file(read(rows_of(plan.self_text)[plan.part :: plan.parts]), path)
 
 
 if __name__ == "__main__":

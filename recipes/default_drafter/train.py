@@ -83,6 +83,15 @@ def main() -> None:
     drafter = Drafter(width=base[0].shape[1], hidden=plan.hidden, num_tokens=len(some))
     drafter.tokens.copy_(some)
     begin_(drafter, model.model.norm.weight)
+    train(drafter, Kept(plan.kept), base, plan)
+    tensors = {name: each.detach() for name, each in drafter.bfloat16().state_dict().items()}
+    save_file(tensors, plan.output, metadata={"format": "pt"})
+
+
+def train(
+    drafter: Drafter, kept: Kept, base: tuple[Tensor, Tensor], plan: argparse.Namespace
+) -> None:
+    """Train from the last checkpoint on."""
     optimizer = torch.optim.AdamW(
         drafter.parameters(), lr=plan.learning_rate, betas=(0.9, 0.95), weight_decay=0.01
     )
@@ -93,7 +102,6 @@ def main() -> None:
         first = held["step"]
         drafter.load_state_dict(held["drafter"])
         optimizer.load_state_dict(held["optimizer"])
-    kept = Kept(plan.kept)
     print(len(kept.places), "positions", flush=True)
     for step in range(first, plan.steps):
         for group in optimizer.param_groups:
@@ -113,8 +121,6 @@ def main() -> None:
             print(json.dumps(line), flush=True)
             state = {"drafter": drafter.state_dict(), "optimizer": optimizer.state_dict()}
             torch.save({"step": step + 1, **state}, checkpoint)
-    tensors = {name: each.detach() for name, each in drafter.bfloat16().state_dict().items()}
-    save_file(tensors, plan.output, metadata={"format": "pt"})
 
 
 def begin_(drafter: Drafter, norm: Tensor) -> None:

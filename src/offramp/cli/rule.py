@@ -10,7 +10,7 @@ from typing import Any, Literal
 from offramp.cli.settings import ExitChoice, Settings
 from offramp.config import ORIGINAL, parse_exit
 from offramp.decoding import Contrast, DoLa, EarlyExit, FixedExit, SelfSpeculation
-from offramp.decoding.early_exit import RULES
+from offramp.decoding.judge import RULES
 from offramp.decoding.protocol import DecodingLoop, DecodingRule
 from offramp.errors import ConfigError
 

@@ -6,10 +6,10 @@ Law: it gives what the family's own blocks give, up to the order of sums in floa
 Not here: other families (offramp.blocks.engines.family).
 
 Where the time goes: a step of one token reads every weight once, and nothing else that is large.
-What can be saved beside transformers' own forward is all between the products, where each operation
-costs microseconds whatever it does, some forty of them a block: masks that hide nothing, keys copied
-at every step because a cache grows by concatenation, repeated heads, three products for queries,
-keys and values. Here
+What can be saved beside transformers' own forward is all between the products, where each
+operation costs microseconds whatever it does, some forty of them a block: masks that hide nothing,
+keys copied at every step because a cache grows by concatenation, repeated heads, three products for
+queries, keys and values. Here
 
 - one product gives queries, keys and values; its matrix is a copy, the only one (an eighth of a
   small Llama), made anew for each call of ``generate``, so it is never stale;
@@ -198,9 +198,9 @@ class PlainEngine:
             down=unit.down_proj.weight,
         )
 
-    def _reordered(self, rows: Float[Tensor, "out *rest"]) -> Float[Tensor, "out *rest"]:
+    def _reordered(self, rows: Tensor) -> Tensor:
         """Bring the halves of each head's rows together: 0, half, 1, half + 1, ..."""
-        halves = rows.unflatten(0, (-1, 2, self._width // 2))
+        halves = torch.unflatten(rows, 0, (-1, 2, self._width // 2))
         return halves.transpose(1, 2).flatten(0, 2)
 
     def _turn(
@@ -225,12 +225,12 @@ class PlainEngine:
         self, block: _Block, normed: Tensor, turn: Complex[Tensor, "tokens one half"]
     ) -> Float[Tensor, "tokens heads width"]:
         """Give turned queries, turned keys, and values."""
-        heads = F.linear(normed, block.heads, block.heads_bias).unflatten(-1, (-1, self._width))
+        heads = F.linear(normed, block.heads, block.heads_bias).view(len(normed), -1, self._width)
         turned = self._queries + self._keys
         part = heads[:, :turned]
         if block.heads_norm is not None:
             part = F.rms_norm(part, (self._width,), eps=self._epsilon) * block.heads_norm
-        pairs = torch.view_as_complex(part.float().unflatten(-1, (-1, 2)))
+        pairs = torch.view_as_complex(torch.unflatten(part.float(), -1, (-1, 2)))
         rotated = torch.view_as_real(pairs * turn).flatten(-2)
         heads[:, :turned] = rotated
         return heads
@@ -256,7 +256,7 @@ class PlainEngine:
         for (row, count), mask in zip(pieces, masks, strict=True):
             mine = heads[at : at + count]
             kept = row.add(index, mine[:, self._queries :])
-            lines = mine[:, : self._queries].unflatten(1, (self._keys, shared))
+            lines = torch.unflatten(mine[:, : self._queries], 1, (self._keys, shared))
             seen = F.scaled_dot_product_attention(
                 lines.transpose(0, 1).flatten(1, 2)[None],
                 kept[None, : self._keys],
@@ -264,7 +264,7 @@ class PlainEngine:
                 attn_mask=mask,
                 scale=self._scale,
             )
-            seen = seen[0].unflatten(1, (count, shared)).transpose(0, 1)
+            seen = torch.unflatten(seen[0], 1, (count, shared)).transpose(0, 1)
             found.append(seen.reshape(count, -1))
             at += count
         return found[0] if len(found) == 1 else torch.cat(found)
@@ -284,7 +284,9 @@ def fits(anatomy: Anatomy) -> bool:
 
 
 def _all_plain(anatomy: Anatomy) -> bool:
-    """Tell whether every product is by a plain matrix: not quantised, no adapter beside it."""
+    """Tell whether every product is by a plain matrix: not quantised, no adapter, no hooks."""
+    if any(each._forward_hooks or each._forward_pre_hooks for each in anatomy.stack.modules()):
+        return False
     parts = [
         getattr(owner, name)
         for block in anatomy.blocks
