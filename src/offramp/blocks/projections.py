@@ -171,7 +171,11 @@ def add_gate_(projection: Projection, anatomy: Anatomy, exit: int) -> Gate:
 
 
 def can_gather(head: nn.Module) -> bool:
-    """Tell whether single rows of a head can be read: a plain, unquantised linear layer."""
+    """Tell whether single rows of a head can be read: a plain, unquantised linear layer.
+
+    A head that is run otherwise may say by ``same_weights`` which layer has its weights.
+    """
+    head = _same_weights(head)
     weight = getattr(head, "weight", None)
     return type(head) is nn.Linear and type(weight) in (nn.Parameter, Tensor)
 
@@ -188,11 +192,17 @@ def gathered_scores(
         prepared: What the head reads, R rows.
         tokens: Ids, C per row.
     """
+    head = _same_weights(head)
     weight: Tensor = head.weight  # type: ignore[assignment]
     tokens, prepared = tokens.to(weight.device), prepared.to(weight.device)
     scores = torch.bmm(weight[tokens], prepared.unsqueeze(-1)).squeeze(-1)
     bias: Tensor | None = head.bias  # type: ignore[assignment]
     return scores if bias is None else scores + bias[tokens]
+
+
+def _same_weights(head: nn.Module) -> nn.Module:
+    same = getattr(head, "same_weights", None)
+    return same if isinstance(same, nn.Module) else head
 
 
 def _make_room_(value: Any, index: int, *, new_tokens: int) -> None:

@@ -33,7 +33,8 @@ class Autoregressive:
 
     Attributes:
         target: ``Contrast``, ``DoLa`` or ``FixedExit``; None is the base's own head.
-        engine: What runs the blocks: ``"auto"``, ``"plain"`` or ``"family"``.
+        engine: What runs the blocks: ``"auto"``, ``"plain"``, ``"family"``, or, with the extra
+            ``onnx``, ``"onnxruntime"``, ``"onnxruntime-int8"``, ``"onnxruntime-int4"``.
 
     Raises:
         ConfigError: ``target`` is no rule that gives scores.
@@ -73,7 +74,8 @@ class SelfSpeculation:
             before; 0 is never.
         target: ``Contrast``, ``DoLa`` or ``FixedExit``: its text is what is written; None is the
             base's own.
-        engine: What runs the blocks: ``"auto"``, ``"plain"`` or ``"family"``.
+        engine: What runs the blocks: ``"auto"``, ``"plain"``, ``"family"``, or, with the extra
+            ``onnx``, ``"onnxruntime"``, ``"onnxruntime-int8"``, ``"onnxruntime-int4"``.
 
     Raises:
         ConfigError: A value is out of range.

@@ -59,16 +59,28 @@ class PlainRow:
         """
         before = self.lengths[block]
         after = before + new.shape[0]
-        kept = self.kept[block]
-        if kept is None or kept.shape[1] < after:
-            room = max(ROOM, 2 * before, after + ROOM // 2)
-            grown = new.new_empty(new.shape[1], room, new.shape[2])
-            if kept is not None:
-                grown[:, :before] = kept[:, :before]
-            kept = self.kept[block] = grown
+        kept = self.with_room(block, after, like=new)
         kept[:, before:after] = new.transpose(0, 1)
         self.lengths[block] = after
         return kept[:, :after]
+
+    def with_room(self, block: int, after: int, *, like: Tensor) -> Tensor:
+        """Give the memory of a block, [heads, room, width], moved if ``after`` tokens do not fit.
+
+        Args:
+            block: Whose it is.
+            after: How many tokens it must hold.
+            like: A tensor [any, heads, width] of the same kind.
+        """
+        before = self.lengths[block]
+        kept = self.kept[block]
+        if kept is None or kept.shape[1] < after:
+            room = max(ROOM, 2 * before, after + ROOM // 2)
+            grown = like.new_empty(like.shape[1], room, like.shape[2])
+            if kept is not None:
+                grown[:, :before] = kept[:, :before]
+            kept = self.kept[block] = grown
+        return kept
 
 
 class _Block(NamedTuple):
@@ -209,13 +221,8 @@ class PlainEngine:
         """Give what queries and keys are turned by at their positions."""
         positions: list[int] = []
         for row, count in pieces:
-            lengths = set(row.lengths[start:stop])
-            if len(lengths) > 1:
-                raise CacheError(
-                    f"blocks {start} to {stop - 1} have seen {sorted(lengths)} tokens; fill the "
-                    "shorter ones first, in a span of their own"
-                )
-            positions.extend(range(row.lengths[start], row.lengths[start] + count))
+            seen = one_length(row, start, stop)
+            positions.extend(range(seen, seen + count))
         where = torch.tensor([positions], device=states.device)
         cosine, sine = self._rotary(states.float(), where)
         half = self._width // 2
@@ -299,6 +306,21 @@ def _all_plain(anatomy: Anatomy) -> bool:
     return all(
         type(part) is nn.Linear and type(part.weight) in (nn.Parameter, Tensor) for part in parts
     ) and all(parts[place].bias is None for place in range(len(parts)) if place % 7 > 2)
+
+
+def one_length(row: PlainRow, start: int, stop: int) -> int:
+    """Tell how many tokens all blocks of a span have seen.
+
+    Raises:
+        CacheError: They have seen different numbers of tokens.
+    """
+    lengths = set(row.lengths[start:stop])
+    if len(lengths) > 1:
+        raise CacheError(
+            f"blocks {start} to {stop - 1} have seen {sorted(lengths)} tokens; fill the "
+            "shorter ones first, in a span of their own"
+        )
+    return row.lengths[start]
 
 
 def _attention(block: Any) -> Any:

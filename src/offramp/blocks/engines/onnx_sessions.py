@@ -1,0 +1,122 @@
+"""Sessions of ONNX Runtime for the blocks and the head of a model, made when first asked for.
+
+In:  an ``Anatomy``. Out: for a span of blocks the sessions that make it up, end to end.
+Law: sessions are those of the model's present weights; a weight changed in place, or another number
+     of threads, makes new ones (tests/blocks/test_onnx.py).
+Not here: what is in a session (offramp.blocks.engines.onnx_graph).
+
+Sessions hold the weights once more, in the order that the products want, so no block is in two of
+them: where a span begins or ends within a session, that session is given up and its blocks are made
+anew in two. They live as long as the model does, and are shared by all engines of it.
+"""
+
+import weakref
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from offramp.blocks.anatomy import Anatomy
+from offramp.blocks.engines.onnx_graph import blocks_graph, head_graph
+
+OPTIONS = {"session.intra_op.allow_spinning": "0"}
+"""Threads sleep while they wait: on cores that others use too, busy waiting doubled a step's time
+(docs/lab-log.md, 2026-11-22)."""
+
+
+HEAD_BITS = 8
+"""Bits of the head where blocks have 8 or 4: with 4 it would err most and save little."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Segment:
+    """Some blocks, start to stop - 1, that run in one call."""
+
+    start: int
+    stop: int
+    session: Any
+
+
+@dataclass(kw_only=True)
+class Sessions:
+    """All sessions of one model with one kind of weights.
+
+    Attributes:
+        bits: Of a weight: 8 or 4; None is float32.
+        stamp: Tells the weights and the number of threads that they were made for.
+    """
+
+    bits: int | None
+    stamp: object
+    _cuts: set[int] = field(default_factory=set)
+    _built: dict[tuple[int, int], Segment] = field(default_factory=dict)
+    _head: Any = None
+
+    def between(self, anatomy: Anatomy, start: int, stop: int) -> list[Segment]:
+        """Give the segments from exit ``start`` to exit ``stop``, in order."""
+        if not {start, stop} <= self._cuts:
+            self._cuts |= {start, stop}
+            self._built = {
+                ends: segment
+                for ends, segment in self._built.items()
+                if not any(ends[0] < cut < ends[1] for cut in self._cuts)
+            }
+        marks = sorted(cut for cut in self._cuts if start <= cut <= stop)
+        return [self._segment(anatomy, *ends) for ends in pairwise(marks)]
+
+    def head(self, anatomy: Anatomy) -> Any:
+        """Give the session of the vocabulary head."""
+        if self._head is None:
+            head: Any = anatomy.head
+            self._head = _session(*head_graph(head, bits=self.bits and HEAD_BITS))
+        return self._head
+
+    def _segment(self, anatomy: Anatomy, start: int, stop: int) -> Segment:
+        found = self._built.get((start, stop))
+        if found is None:
+            file, weights = blocks_graph(list(anatomy.blocks[start:stop]), start, bits=self.bits)
+            found = Segment(start=start, stop=stop, session=_session(file, weights))
+            self._built[start, stop] = found
+        return found
+
+
+_SESSIONS: weakref.WeakKeyDictionary[nn.Module, dict[int | None, Sessions]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def sessions_of(anatomy: Anatomy, *, bits: int | None) -> Sessions:
+    """Give the sessions of a model, those made before if its weights are still the same."""
+    kinds = _SESSIONS.setdefault(anatomy.stack, {})
+    stamp = _stamp(anatomy)
+    found = kinds.get(bits)
+    if found is None or found.stamp != stamp:
+        found = kinds[bits] = Sessions(bits=bits, stamp=stamp)
+    return found
+
+
+def as_value(tensor: Tensor) -> Any:
+    """Lend a tensor's memory to ONNX Runtime; keep the tensor while the value is in use."""
+    return onnxruntime.OrtValue.ortvalue_from_numpy(tensor.detach().numpy())
+
+
+def _stamp(anatomy: Anatomy) -> tuple[object, ...]:
+    weights = (*anatomy.blocks.parameters(), *anatomy.head.parameters())
+    marks = [(each.data_ptr(), 0 if each.is_inference() else each._version) for each in weights]
+    return torch.get_num_threads(), *marks
+
+
+def _session(file: bytes, weights: dict[str, Tensor]) -> Any:
+    """Make a session; it copies the weights."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    for name, value in OPTIONS.items():
+        options.add_session_config_entry(name, value)
+    outside = {name: value for name, value in weights.items() if value.dtype != torch.int64}
+    options.add_external_initializers(list(outside), list(map(as_value, outside.values())))
+    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])

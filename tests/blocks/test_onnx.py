@@ -1,0 +1,155 @@
+"""What is ONNX Runtime's own among the engines: sessions, rounded weights, refusals."""
+
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+import tiny
+from offramp.blocks.anatomy import anatomy_of
+from offramp.blocks.engines import engine_for
+from offramp.blocks.engines.block_weights import BLOCK, in_blocks
+from offramp.blocks.engines.onnx_sessions import sessions_of
+from offramp.blocks.projections import can_gather
+from offramp.errors import ConfigError
+
+HEAD_WIDTH = {"head_dim": 16}
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients():
+    with torch.no_grad():
+        yield
+
+
+def model_of(family="llama", **extra):
+    return tiny.model_of(family, **{**HEAD_WIDTH, **extra})
+
+
+def states_of(engine, *, stops=(4,)):
+    pieces = [(engine.row(), 6)]
+    states = engine.embed(torch.arange(3, 9), pieces)
+    for start, stop in zip((0, *stops), stops, strict=False):
+        states = engine.run(states, start, stop, pieces)
+    return states
+
+
+def unpacked(numbers, scales, *, bits):
+    if bits == 4:
+        numbers = torch.stack((numbers & 15, numbers >> 4), dim=-1).flatten(-2)
+    return ((numbers.float() - 2 ** (bits - 1)) * scales[..., None]).flatten(1)
+
+
+def rounded_(model, *, bits):
+    """Give a model the weights that an engine of few bits has."""
+    for module in model.model.layers.modules():
+        if isinstance(module, nn.Linear):
+            numbers, scales = in_blocks(module.weight, bits=bits)
+            weight = unpacked(numbers, scales, bits=bits)
+            module.weight.copy_(weight[:, : module.in_features])
+    return model
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("depth", [BLOCK, 3 * BLOCK + 5])
+def test_a_rounded_weight_is_within_half_a_scale_of_what_it_was(bits, depth):
+    matrix = torch.randn(7, depth, generator=torch.Generator().manual_seed(1))
+    matrix[2] = 0
+
+    numbers, scales = in_blocks(matrix, bits=bits)
+
+    error = (unpacked(numbers, scales, bits=bits)[:, :depth] - matrix).abs()
+    half = scales.abs().repeat_interleave(BLOCK, 1)[:, :depth] / 2
+    beyond = 2 if bits == 4 else 1  # the largest number of the other sign has no room in 4 bits
+    assert (error <= beyond * half + 1e-6).all()
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+def test_an_engine_of_few_bits_is_near_a_model_of_the_same_weights(family, bits):
+    engine = engine_for(anatomy_of(model_of(family)), f"onnxruntime-int{bits}")
+    plain = engine_for(anatomy_of(rounded_(model_of(family), bits=bits)), "plain")
+
+    ours, exact = states_of(engine, stops=(1,)), states_of(plain, stops=(1,))
+
+    assert (ours - exact).norm() / exact.norm() < 0.04  # states are rounded to 8 bits as well
+
+
+def test_a_span_that_ends_within_a_session_makes_two_of_it_and_no_block_is_in_two():
+    model = model_of()
+    engine = engine_for(anatomy_of(model), "onnxruntime")
+    whole = states_of(engine)
+
+    apart = states_of(engine, stops=(1, 4))
+
+    sessions = sessions_of(anatomy_of(model), bits=None)
+    assert sorted(sessions._built) == [(0, 1), (1, 4)]
+    torch.testing.assert_close(apart, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_engines_of_one_model_share_sessions():
+    model = model_of()
+    states_of(engine_for(anatomy_of(model), "onnxruntime"))
+    before = sessions_of(anatomy_of(model), bits=None)
+
+    states_of(engine_for(anatomy_of(model), "onnxruntime"))
+
+    assert sessions_of(anatomy_of(model), bits=None) is before
+
+
+def test_a_weight_that_was_changed_in_place_is_seen_by_the_next_engine():
+    model = model_of()
+    states_of(engine_for(anatomy_of(model), "onnxruntime"))
+    model.model.layers[2].mlp.up_proj.weight.mul_(1.5)
+
+    ours, plain = (
+        states_of(engine_for(anatomy_of(model), name)) for name in ("onnxruntime", "plain")
+    )
+
+    torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "onnxruntime-int8"])
+def test_rows_of_the_head_can_be_read_where_it_has_the_models_own_weights(name):
+    model = model_of()
+    engine = engine_for(anatomy_of(model), name)
+    state = torch.randn(2, 3, 32, generator=torch.Generator().manual_seed(1))
+
+    scores = engine.anatomy.head(state)
+
+    exact = name == "onnxruntime"
+    torch.testing.assert_close(scores, model.lm_head(state), rtol=1e-4, atol=1e-4 if exact else 0.1)
+    assert can_gather(engine.anatomy.head) == exact
+
+
+@pytest.mark.parametrize(
+    ("family", "extra"),
+    [
+        ("gpt2", {}),
+        ("llama", {"head_dim": 8}),
+        ("llama", {"hidden_act": "gelu"}),
+        ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}),
+    ],
+    ids=str,
+)
+def test_what_it_does_not_know_is_refused(family, extra):
+    model = tiny.model_of(family, **extra) if family == "gpt2" else model_of(family, **extra)
+
+    with pytest.raises(ConfigError, match="use 'auto'"):
+        engine_for(anatomy_of(model), "onnxruntime")
+
+
+def test_a_model_of_another_dtype_is_refused():
+    with pytest.raises(ConfigError, match="float32"):
+        engine_for(anatomy_of(model_of().to(torch.bfloat16)), "onnxruntime")
+
+
+def test_a_missing_package_says_what_to_install(monkeypatch):
+    for module in list(sys.modules):
+        if module.startswith("offramp.blocks.engines.onnx"):
+            monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+
+    with pytest.raises(ConfigError, match=r"needs the package onnxruntime; pip install .offramp"):
+        engine_for(anatomy_of(model_of()), "onnxruntime")
