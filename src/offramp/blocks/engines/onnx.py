@@ -1,7 +1,7 @@
 """The blocks of Llama and its like, run by ONNX Runtime.
 
-In:  an ``Anatomy`` of a family that ``fits_onnx``. Out: an engine over a copy of the weights, float32
-     as they are or rounded to 8 or 4 bits.
+In:  an ``Anatomy`` of a family that ``fits_onnx``. Out: an engine over a copy of the weights,
+     float32 as they are or rounded to 8 or 4 bits.
 Law: in float32 it gives what the family's own blocks give, up to the order of sums; with fewer
      bits, nearly what a model of the rounded weights gives; every decoding method runs on it
      (tests/blocks/test_engines.py, tests/blocks/test_onnx.py, tests/decoding/test_onnx.py).
@@ -159,7 +159,7 @@ class OnnxEngine:
         if start == stop:
             return states
         segments = self._sessions.between(self.anatomy, start, stop)
-        parts = states.detach().contiguous().split([count for _, count in pieces])
+        parts = torch.split(states.detach().contiguous(), [count for _, count in pieces])
         found = [
             self._run(part, segments, row) for (row, _), part in zip(pieces, parts, strict=True)
         ]

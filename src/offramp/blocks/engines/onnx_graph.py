@@ -62,7 +62,7 @@ class Graph:
 
     def product(self, name: str, states: str, parts: Sequence[nn.Linear]) -> str:
         """Multiply with the weights of linear layers that read the same, one after the other."""
-        weights = [part.weight for part in parts]
+        weights: list[Tensor] = [part.weight for part in parts]
         matrix = weights[0] if len(weights) == 1 else torch.cat(weights)
         bias = self._bias(name, parts)
         if self.bits is None:
@@ -80,7 +80,7 @@ class Graph:
     def _bias(self, name: str, parts: Sequence[nn.Linear]) -> list[str]:
         if all(part.bias is None for part in parts):
             return []
-        found = [
+        found: list[Tensor] = [
             part.weight.new_zeros(len(part.weight)) if part.bias is None else part.bias
             for part in parts
         ]
@@ -92,7 +92,7 @@ class Graph:
         graph = helper.make_graph(self.nodes, "offramp", inputs, outputs, constants)
         opsets = [helper.make_opsetid(domain, version) for domain, version in OPSETS]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
-        return model.SerializeToString()
+        return bytes(model.SerializeToString())
 
 
 _STANDARD = frozenset({"Add", "MatMul", "Mul", "Reshape", "SimplifiedLayerNormalization", "Split"})
