@@ -3,7 +3,8 @@
 In:  an ``Anatomy`` of a family that ``fits_onnx``. Out: an engine over a copy of the weights,
      float32 as they are or rounded to 8 or 4 bits.
 Law: in float32 it gives what the family's own blocks give, up to the order of sums; with fewer
-     bits, nearly what a model of the rounded weights gives; every decoding method runs on it
+     bits, what a model of the rounded weights gives, nearly so with 8; every way of decoding runs
+     on it. With 8 bits states are rounded too, so texts of drafts and of plain decoding may part
      (tests/blocks/test_engines.py, tests/blocks/test_onnx.py, tests/decoding/test_onnx.py).
 Not here: the graph (offramp.blocks.engines.onnx_graph), its sessions (onnx_sessions).
 
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from offramp.blocks.anatomy import Anatomy
 from offramp.blocks.engines.engine import Piece
 from offramp.blocks.engines.onnx_graph import COSINE, LAST, OUT, SINE, STATES, TOTAL, cache_names
-from offramp.blocks.engines.onnx_sessions import Segment, Sessions, as_value, sessions_of
+from offramp.blocks.engines.onnx_sessions import HEAD_BITS, Segment, Sessions, as_value, sessions_of
 from offramp.blocks.engines.plain import PlainRow, fits, one_length
 
 BITS: dict[str, int | None] = {
@@ -131,7 +132,8 @@ class OnnxEngine:
         kept = attention.k_proj.out_features // attention.head_dim
         self._nothing = torch.empty(0, 2 * kept, attention.head_dim)
         self._tables: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))
-        head = OnnxHead(self._sessions.head(anatomy), anatomy.head, exact=BITS[name] is None)
+        exact = HEAD_BITS[BITS[name]] is None
+        head = OnnxHead(self._sessions.head(anatomy), anatomy.head, exact=exact)
         self.anatomy = replace(anatomy, head=head)
 
     def row(self, **inputs: Any) -> OnnxRow:

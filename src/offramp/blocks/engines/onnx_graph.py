@@ -26,6 +26,14 @@ from offramp.blocks.engines.block_weights import BLOCK, in_blocks
 MICROSOFT = "com.microsoft"
 OPSETS = (("", 20), (MICROSOFT, 1))
 IR_VERSION = 10
+ACCURACY = {8: 4, 4: 1}
+"""How ``MatMulNBits`` reads states, by the bits of a weight: 1 as they are, 4 rounded to 8 bits.
+
+Rounded states cost exactness: the last digit of a sum, which depends on how many tokens are run at
+once, now and then moves a state to the next of 256 numbers, and 30 blocks make 1.5 % of it. So
+weights of 4 bits are multiplied with states as they are. With 8 bits that took twenty times as long
+(docs/lab-log.md, 2026-11-22).
+"""
 STATES, OUT, LAST, TOTAL = "states", "out", "last", "total"
 COSINE, SINE = "cosine", "sine"
 """Names of inputs and of the output; keys and values are ``past_keys.3``, ``keys.3`` and so on."""
@@ -75,7 +83,7 @@ class Graph:
         kept = [self.weight(f"{name}.packed", packed), self.weight(f"{name}.scales", scales)]
         inputs = [states, *kept, *(["", "", *bias] if bias else [])]
         sizes = {"K": depth, "N": lines, "bits": self.bits, "block_size": BLOCK}
-        return self.node("MatMulNBits", inputs, name, **sizes, accuracy_level=4)
+        return self.node("MatMulNBits", inputs, name, **sizes, accuracy_level=ACCURACY[self.bits])
 
     def _bias(self, name: str, parts: Sequence[nn.Linear]) -> list[str]:
         if all(part.bias is None for part in parts):

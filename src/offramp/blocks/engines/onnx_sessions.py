@@ -27,8 +27,8 @@ OPTIONS = {"session.intra_op.allow_spinning": "0"}
 (docs/lab-log.md, 2026-11-22)."""
 
 
-HEAD_BITS = 8
-"""Bits of the head where blocks have 8 or 4: with 4 it would err most and save little."""
+HEAD_BITS = {None: None, 8: 8, 4: None}
+"""Bits of the head by those of the blocks: a head of 4 bits errs most, one of 8 rounds states."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,7 +71,7 @@ class Sessions:
         """Give the session of the vocabulary head."""
         if self._head is None:
             head: Any = anatomy.head
-            self._head = _session(*head_graph(head, bits=self.bits and HEAD_BITS))
+            self._head = _session(*head_graph(head, bits=HEAD_BITS[self.bits]))
         return self._head
 
     def _segment(self, anatomy: Anatomy, start: int, stop: int) -> Segment:
