@@ -13,6 +13,7 @@ from offramp import (
     SelfSpeculation,
     attach_exits,
 )
+from offramp.errors import ConfigError
 
 NEW = 10
 NAMES = ["onnxruntime", "onnxruntime-int8", "onnxruntime-int4"]
@@ -86,11 +87,9 @@ def test_speculation_writes_the_text_of_its_target(name, target):
     assert drafted == told(model, Autoregressive(target=target, engine=name))
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=str)
-def test_int8_drafts_and_checks_for_every_target(target):
+def test_int8_refuses_drafts_that_could_change_the_text():
     model = model_with_exits()
-    way = SelfSpeculation(draft_exit=1, draft_length=2, target=target, engine="onnxruntime-int8")
+    way = SelfSpeculation(draft_exit=1, draft_length=2, engine="onnxruntime-int8")
 
-    texts = told(model, way)
-
-    assert all(6 < len(text) <= 6 + NEW for text in texts)
+    with pytest.raises(ConfigError, match="rounds states, so drafts could change the text"):
+        told(model, way)

@@ -137,7 +137,17 @@ class SelfSpeculation:
             )
 
     def run(self, model: LoopModel, request: Request, engine: Engine) -> list[Text]:
-        """Write the texts of a request."""
+        """Write the texts of a request.
+
+        Raises:
+            ConfigError: On this engine a token's scores depend on how many tokens run with it, so
+                that drafts could change the text.
+        """
+        if not engine.repeatable:
+            raise ConfigError(
+                f"engine {engine.name!r} rounds states, so drafts could change the text; use "
+                "'onnxruntime' or 'onnxruntime-int4', or Autoregressive on this engine"
+            )
         source = self._source(model, engine, device=request.ids.device)
         return write(model, request, engine=engine, rule=self.target, source=source)
 

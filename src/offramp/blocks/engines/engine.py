@@ -48,6 +48,10 @@ class Engine(Protocol):
     def anatomy(self) -> Anatomy:
         """The model's parts; norm and head are those that go with this engine's blocks."""
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether a token's state is the same, up to rounding, however many run with it."""
+
     def row(self, **inputs: Any) -> Row:
         """Begin a text; an encoder-decoder's row is given what its decoder reads of the encoder."""
 

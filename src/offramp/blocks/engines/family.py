@@ -56,6 +56,7 @@ class FamilyEngine:
     """
 
     name = "family"
+    repeatable = True
 
     def __init__(self, anatomy: Anatomy) -> None:
         self.anatomy = anatomy

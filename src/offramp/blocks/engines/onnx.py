@@ -24,7 +24,8 @@ from offramp.blocks.anatomy import Anatomy
 from offramp.blocks.engines.engine import Piece
 from offramp.blocks.engines.onnx_graph import COSINE, LAST, OUT, SINE, STATES, TOTAL, cache_names
 from offramp.blocks.engines.onnx_sessions import HEAD_BITS, Segment, Sessions, as_value, sessions_of
-from offramp.blocks.engines.plain import PlainRow, fits, one_length
+from offramp.blocks.engines.plain import fits
+from offramp.blocks.engines.slots import SlotRow, one_length
 
 BITS: dict[str, int | None] = {
     "onnxruntime": None,
@@ -41,7 +42,7 @@ HEAD_STEP = 16
 """The width of a head must be a multiple of this where ONNX Runtime turns it."""
 
 
-class OnnxRow(PlainRow):
+class OnnxRow(SlotRow):
     """Keys and values of one text, and the calls that read and write them."""
 
     def __init__(self, depth: int) -> None:
@@ -135,6 +136,11 @@ class OnnxEngine:
         exact = HEAD_BITS[BITS[name]] is None
         head = OnnxHead(self._sessions.head(anatomy), anatomy.head, exact=exact)
         self.anatomy = replace(anatomy, head=head)
+
+    @property
+    def repeatable(self) -> bool:
+        """Eight-bit products round the states too, by all that are multiplied together."""
+        return BITS[self.name] != 8
 
     def row(self, **inputs: Any) -> OnnxRow:
         """Begin a text; these families read nothing but it."""

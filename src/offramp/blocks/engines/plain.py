@@ -30,57 +30,10 @@ from torch import Tensor, nn
 
 from offramp.blocks.anatomy import Anatomy
 from offramp.blocks.engines.engine import Piece
-from offramp.errors import CacheError
+from offramp.blocks.engines.slots import SlotRow, one_length
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 """Norm, rotated queries and keys, output, norm, gated unit; nothing else between."""
-
-ROOM = 128
-"""Tokens that a cache has room for at first; it doubles."""
-
-
-class PlainRow:
-    """Keys and values of one text, [2 * heads, room, width of a head] for each block."""
-
-    def __init__(self, depth: int) -> None:
-        self.lengths = [0] * depth
-        self.kept: list[Tensor | None] = [None] * depth
-
-    def cut(self, length: int) -> None:
-        """Forget all tokens from ``length`` on; their places are written over."""
-        self.lengths = [min(each, length) for each in self.lengths]
-
-    def add(self, block: int, new: Float[Tensor, "tokens heads width"]) -> Tensor:
-        """Remember keys and values of the next tokens, and give all of them, [heads, seen, width].
-
-        Args:
-            block: Whose they are.
-            new: Keys of all heads, then values of all heads.
-        """
-        before = self.lengths[block]
-        after = before + new.shape[0]
-        kept = self.with_room(block, after, like=new)
-        kept[:, before:after] = new.transpose(0, 1)
-        self.lengths[block] = after
-        return kept[:, :after]
-
-    def with_room(self, block: int, after: int, *, like: Tensor) -> Tensor:
-        """Give the memory of a block, [heads, room, width], moved if ``after`` tokens do not fit.
-
-        Args:
-            block: Whose it is.
-            after: How many tokens it must hold.
-            like: A tensor [any, heads, width] of the same kind.
-        """
-        before = self.lengths[block]
-        kept = self.kept[block]
-        if kept is None or kept.shape[1] < after:
-            room = max(ROOM, 2 * before, after + ROOM // 2)
-            grown = like.new_empty(like.shape[1], room, like.shape[2])
-            if kept is not None:
-                grown[:, :before] = kept[:, :before]
-            kept = self.kept[block] = grown
-        return kept
 
 
 class _Block(NamedTuple):
@@ -115,6 +68,7 @@ class PlainEngine:
     """
 
     name = "plain"
+    repeatable = True
 
     def __init__(self, anatomy: Anatomy) -> None:
         self.anatomy = anatomy
@@ -130,9 +84,9 @@ class PlainEngine:
         with torch.no_grad():
             self._blocks = [self._weights(block) for block in anatomy.blocks]
 
-    def row(self, **inputs: Any) -> PlainRow:
+    def row(self, **inputs: Any) -> SlotRow:
         """Begin a text; these families read nothing but it."""
-        return PlainRow(self.anatomy.depth)
+        return SlotRow(self.anatomy.depth)
 
     def embed(
         self, tokens: Int[Tensor, " tokens"], pieces: Sequence[Piece]
@@ -306,21 +260,6 @@ def _all_plain(anatomy: Anatomy) -> bool:
     return all(
         type(part) is nn.Linear and type(part.weight) in (nn.Parameter, Tensor) for part in parts
     ) and all(parts[place].bias is None for place in range(len(parts)) if place % 7 > 2)
-
-
-def one_length(row: PlainRow, start: int, stop: int) -> int:
-    """Tell how many tokens all blocks of a span have seen.
-
-    Raises:
-        CacheError: They have seen different numbers of tokens.
-    """
-    lengths = set(row.lengths[start:stop])
-    if len(lengths) > 1:
-        raise CacheError(
-            f"blocks {start} to {stop - 1} have seen {sorted(lengths)} tokens; fill the "
-            "shorter ones first, in a span of their own"
-        )
-    return row.lengths[start]
 
 
 def _attention(block: Any) -> Any:

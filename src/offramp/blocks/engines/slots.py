@@ -1,0 +1,72 @@
+"""The cache of one text as memory with room to grow, written in place.
+
+In:  keys and values of the next tokens of a block. Out: all of that block's, without a copy.
+Law: a row that was cut is as if the tokens cut had never come (tests/blocks/test_engines.py).
+"""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from offramp.errors import CacheError
+
+ROOM = 128
+"""Tokens that a cache has room for at first; it doubles."""
+
+
+class SlotRow:
+    """Keys and values of one text, [2 * heads, room, width of a head] for each block."""
+
+    def __init__(self, depth: int) -> None:
+        self.lengths = [0] * depth
+        self.kept: list[Tensor | None] = [None] * depth
+
+    def cut(self, length: int) -> None:
+        """Forget all tokens from ``length`` on; their places are written over."""
+        self.lengths = [min(each, length) for each in self.lengths]
+
+    def add(self, block: int, new: Float[Tensor, "tokens heads width"]) -> Tensor:
+        """Remember keys and values of the next tokens, and give all of them, [heads, seen, width].
+
+        Args:
+            block: Whose they are.
+            new: Keys of all heads, then values of all heads.
+        """
+        before = self.lengths[block]
+        after = before + new.shape[0]
+        kept = self.with_room(block, after, like=new)
+        kept[:, before:after] = new.transpose(0, 1)
+        self.lengths[block] = after
+        return kept[:, :after]
+
+    def with_room(self, block: int, after: int, *, like: Tensor) -> Tensor:
+        """Give the memory of a block, [heads, room, width], moved if ``after`` tokens do not fit.
+
+        Args:
+            block: Whose it is.
+            after: How many tokens it must hold.
+            like: A tensor [any, heads, width] of the same kind.
+        """
+        before = self.lengths[block]
+        kept = self.kept[block]
+        if kept is None or kept.shape[1] < after:
+            room = max(ROOM, 2 * before, after + ROOM // 2)
+            grown = like.new_empty(like.shape[1], room, like.shape[2])
+            if kept is not None:
+                grown[:, :before] = kept[:, :before]
+            kept = self.kept[block] = grown
+        return kept
+
+
+def one_length(row: SlotRow, start: int, stop: int) -> int:
+    """Tell how many tokens all blocks of a span have seen.
+
+    Raises:
+        CacheError: They have seen different numbers of tokens.
+    """
+    lengths = set(row.lengths[start:stop])
+    if len(lengths) > 1:
+        raise CacheError(
+            f"blocks {start} to {stop - 1} have seen {sorted(lengths)} tokens; fill the "
+            "shorter ones first, in a span of their own"
+        )
+    return row.lengths[start]
