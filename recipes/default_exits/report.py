@@ -3,8 +3,8 @@ r"""Measure untrained, fitted and trained exits of the embedded default on texts
     python recipes/default_exits/report.py --texts held-out --exits closed-form=out/closed-form \
         lens=out --output report.json
 
-Everything in float32. The table goes to stdout, every number to the JSON file; a variant that is in
-the file already is not measured again.
+Everything in float32. The table goes to stdout, every number to the JSON file; what is in the file
+already, a variant on a text, is not measured again.
 """
 
 import argparse
@@ -25,6 +25,7 @@ TEXTS = {
     "greedy answers": "greedy.jsonl",
     "sampled answers": "sampled.jsonl",
     "prose (Brown)": "brown.txt",
+    "greedy answers to template questions": "template.jsonl",
 }
 
 
@@ -54,19 +55,18 @@ def main() -> None:
     plan = parser.parse_args()
     found = json.loads(plan.output.read_text()) if plan.output.exists() else {}
     for name, folder in variants(plan.exits):
-        if name in found:
+        measured = found.setdefault(name, {})
+        if measured.keys() >= TEXTS.keys():
             continue
         model, tokenizer = offramp.load_default(exits=folder)
         if folder is None:
             model.exits.clear()
             attach_exits(model, EXITS, "direct")
         model.to(torch.float32)
-        found[name] = {
-            title: measure_exits(
-                model, text(plan.texts / file, tokenizer, limit=plan.limit)
-            ).as_json()
-            for title, file in TEXTS.items()
-        }
+        for title, file in TEXTS.items():
+            if title not in measured:
+                rows = text(plan.texts / file, tokenizer, limit=plan.limit)
+                measured[title] = measure_exits(model, rows).as_json()
         plan.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     show(found)
 
