@@ -25,6 +25,7 @@ from offramp.blocks.engines import Engine
 from offramp.blocks.projections import Block, Head, can_gather
 from offramp.blocks.watch import Watched, watch
 from offramp.config import ORIGINAL, ExitName, parse_exit
+from offramp.decoding.calibrated import Calibrated
 from offramp.decoding.protocol import DecodingLoop, DecodingRule
 from offramp.errors import ConfigError, ExitNotFoundError, InputError
 from offramp.models.loops import run_loop
@@ -39,6 +40,8 @@ class MultiExitModel:
         exits: The attached projections, by exit number as a string.
         default_decoding: What answers when a call does not say; None is the base's own head.
         drafter: A trained ``offramp.blocks.drafter.Drafter``, or None.
+        calibration: What ``offramp calibrate`` found for these exits, or None.
+        exits_from: Folder that the exits were loaded from, if it keeps them apart.
         layout: Where the parts of the base are, if the user had to say.
     """
 
@@ -47,6 +50,8 @@ class MultiExitModel:
     exits: nn.ModuleDict
     default_decoding: DecodingRule | None = None
     drafter: Any = None
+    calibration: Calibrated | None = None
+    exits_from: str | None = None
     layout: Layout | None = None
 
     @property
