@@ -99,7 +99,7 @@ def test_tokens_filled_later_are_as_if_run_at_once(family, name):
 def test_copied_states_are_remembered_alike_by_both_engines():
     remembered = []
     for name in ("plain", "family"):
-        model, engine = made("llama", name)
+        _, engine = made("llama", name)
         text = texts(6)[0]
         row = engine.row()
         fed(engine, [row], [text[:4]])

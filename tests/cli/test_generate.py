@@ -8,6 +8,7 @@ from offramp import (
     AutoMultiExitModel,
     Contrast,
     DoLa,
+    EarlyExit,
     FixedExit,
     attach_exits,
 )
@@ -48,6 +49,21 @@ def told(ran):
         ("--dola low", DoLa(layers="low"), "dola low"),
         ("--dola high", DoLa(layers="high"), "dola high"),
         ("--dola 3,1", DoLa(layers=(3, 1)), "dola 3,1"),
+        (
+            "--early-exit top_gap:0.4",
+            EarlyExit(rule="top_gap", threshold=0.4),
+            "early exit top_gap:0.4 of original",
+        ),
+        (
+            "--early-exit fixed:3 --cache copy --contrast original:1",
+            EarlyExit(rule="fixed", exits=(3,), cache="copy", lower=1),
+            "early exit fixed:3 cache copy of contrast original:1 alpha 0.1",
+        ),
+        (
+            "--early-exit patience:2",
+            EarlyExit(rule="patience", threshold=2),
+            "early exit patience:2 of original",
+        ),
     ],
 )
 def test_every_way_to_decode_is_the_librarys(generate, library, folder, options, decoding, name):
@@ -60,6 +76,32 @@ def test_every_way_to_decode_is_the_librarys(generate, library, folder, options,
     assert result["prompt"] == "a ferry"
     assert result["index"] == 0
     assert result["seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    "target", ["", "--contrast original:2", "--exit 3", "--do-sample --seed 4"]
+)
+@pytest.mark.parametrize(
+    "draft", ["2 --draft-length 2", "1 --draft-length 4", "2 --lookup 3 --draft-length 1"]
+)
+def test_speculation_writes_the_same_text_under_the_same_name(generate, target, draft):
+    plain = generate("a ferry", "--no-chat", "--json", *target.split())
+    drafted = generate(
+        "a ferry", "--no-chat", "--json", "--speculate", *draft.split(), *target.split()
+    )
+
+    assert told(drafted) == told(plain)
+    assert drafted.results[0]["decoding"] == plain.results[0]["decoding"]
+    assert plain.results[0]["acceptance_rate"] is None
+    assert 0 <= drafted.results[0]["acceptance_rate"] <= 1
+
+
+def test_the_mean_exit_of_a_text_is_told(generate):
+    (whole,) = generate("a", "--no-chat", "--json").results
+    (early,) = generate("a", "--no-chat", "--json", "--early-exit", "fixed:2").results
+
+    assert whole["mean_exit"] is None
+    assert early["mean_exit"] == pytest.approx(2 + 2 / early["new_tokens"], abs=0.01)
 
 
 def test_the_ways_to_decode_differ_on_this_model(generate):

@@ -32,10 +32,10 @@ class Watched:
     """
 
     states: dict[int, Float[Tensor, "*rows width"]] = field(default_factory=dict)
-    head_input: Float[Tensor, "*rows width"] | None = None
+    head_input: Float[Tensor, "*rows out"] | None = None
     calls: dict[int, BlockCall] = field(default_factory=dict)
 
-    def finished(self) -> Float[Tensor, "*rows width"]:
+    def finished(self) -> Float[Tensor, "*rows out"]:
         """Give the base's own input to its head.
 
         Raises:

@@ -17,8 +17,9 @@ from transformers import TextStreamer, set_seed
 from offramp.cli.encoding import encode, uses_chat
 from offramp.cli.loading import load, weights_hash
 from offramp.cli.prompts import Message, Prompt
-from offramp.cli.rule import read_rule
+from offramp.cli.rule import read_decoding
 from offramp.cli.settings import Settings
+from offramp.decoding import EarlyExit, SelfSpeculation
 from offramp.errors import ConfigError
 from offramp.models.multiexit import check_rule
 
@@ -39,6 +40,10 @@ class Result:
     """Time of the batch, shared evenly among its prompts."""
     decoding: str
     model: str
+    mean_exit: float | None = None
+    """Blocks that answered a token, in the mean; known with --early-exit."""
+    acceptance_rate: float | None = None
+    """Share of the drafted tokens that were right; known with --speculate."""
 
 
 class Answers:
@@ -51,7 +56,7 @@ class Answers:
             OfframpError: The model cannot be loaded, or does not fit settings or prompts.
         """
         self._settings, self._prompts = settings, prompts
-        self._rule, self._decoding = read_rule(settings)
+        self._rule, self._decoding = read_decoding(settings)
         self._loaded = load(
             settings.model,
             dtype=settings.dtype,
@@ -102,8 +107,9 @@ class Answers:
                 seconds=seconds,
                 decoding=self._decoding,
                 model=self._loaded.name,
+                **noted,
             )
-            for index, row in zip(batch, written, strict=True)
+            for index, (row, noted) in zip(batch, written, strict=True)
         ]
 
     def stream(self) -> None:
@@ -117,7 +123,9 @@ class Answers:
         streamer = TextStreamer(self._loaded.tokenizer, skip_prompt=True, skip_special_tokens=True)
         self._generate(range(1), streamer)
 
-    def _generate(self, batch: range, streamer: TextStreamer | None = None) -> list[list[int]]:
+    def _generate(
+        self, batch: range, streamer: TextStreamer | None = None
+    ) -> list[tuple[list[int], dict[str, float]]]:
         """Generate for a batch; give each row's new tokens, cut after the one that ends it."""
         model, tokenizer, settings = self._loaded.model, self._loaded.tokenizer, self._settings
         rows = {"input_ids": [self._tokens[index] for index in batch]}
@@ -131,17 +139,29 @@ class Answers:
             streamer=streamer,
             max_new_tokens=settings.max_new_tokens,
             pad_token_id=tokenizer.pad_token_id,
+            return_dict_in_generate=True,
             **settings.sampling,
         )
         given = 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
         end = model.generation_config.eos_token_id
         ends = set(end if isinstance(end, list) else [end])
-        return [_cut(row, ends) for row in made[:, given:].tolist()]
+        texts = [_cut(row, ends) for row in made.sequences[:, given:].tolist()]
+        return [(text, _noted(self._rule, made, place)) for place, text in enumerate(texts)]
 
     def _chosen(self, name: str) -> Any:
         """Give an option's value: the user's, or the model's own."""
         own = getattr(self._loaded.model.generation_config, name)
         return self._settings.sampling.get(name, own)
+
+
+def _noted(rule: object, made: Any, row: int) -> dict[str, float]:
+    """Say how a loop of ours wrote a row."""
+    if isinstance(rule, EarlyExit):
+        exits = made.exits[row][made.exits[row] >= 0]
+        return {"mean_exit": round(float(exits.float().mean()), 2)}
+    if isinstance(rule, SelfSpeculation) and int(made.drafted[row]):
+        return {"acceptance_rate": round(float(made.accepted[row] / made.drafted[row]), 3)}
+    return {}
 
 
 def _cut(row: list[int], ends: set[int | None]) -> list[int]:

@@ -38,7 +38,7 @@ from offramp.models.calibration import (
     save_calibration,
 )
 from offramp.models.checkpoint import TABLE, TENSORS, read_own
-from offramp.models.embedded import SHIPPED
+from offramp.models.drafting import FILE as DRAFTER
 from offramp.models.files import write_whole
 from offramp.models.storage import save_exits
 
@@ -46,7 +46,7 @@ TEXT_FILE, SELF_TOKENS = "calibration-text.jsonl", 40_000
 OTHER_TEXT = 1_000_003
 """Added to the seed, so that the text is not that which ``offramp train`` wrote with the same."""
 
-COPIED = (TENSORS, "drafter.safetensors", TABLE)
+COPIED = (TENSORS, DRAFTER, TABLE)
 """What makes up a folder of exits; the table comes last, as that which makes it one."""
 
 
@@ -83,9 +83,8 @@ class _Run:
         if wanted.prompts is not None:
             found = read_prompts(argument=None, file=wanted.prompts, jsonl=None, stdin=None)
             self.prompts = [str(each.content) for each in found]
-        own = str(SHIPPED) if wanted.model is None else None
         self.loaded: Loaded = load(
-            wanted.model, dtype=wanted.dtype, device=wanted.device, exits=wanted.exits_from or own
+            wanted.model, dtype=wanted.dtype, device=wanted.device, exits=wanted.exits_from
         )
         self.model = self.loaded.model
         self.model.calibration = None  # what is measured must not be decided by an earlier one

@@ -18,6 +18,7 @@ from offramp.errors import CheckpointError, ConfigError, first_line
 from offramp.models.attach import attach_exits
 from offramp.models.auto import AutoMultiExitModel
 from offramp.models.default import FOLDER, ensure_default
+from offramp.models.embedded import SHIPPED
 
 SAMPLES = 16
 HUB_NAME = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*")
@@ -37,7 +38,7 @@ def load(name: str | None, *, dtype: str, device: str, exits: str | None = None)
     """Load a model with exits at every block, unless it brings its own, and its tokenizer.
 
     Args:
-        name: Folder or hub name; None is the embedded default.
+        name: Folder or hub name; None is the embedded default with the exits that ship with it.
         dtype: ``"auto"`` or a name of torch.
         device: ``"auto"`` or a name of torch.
         exits: Folder or hub name of exits that are kept apart from the model.
@@ -47,6 +48,8 @@ def load(name: str | None, *, dtype: str, device: str, exits: str | None = None)
         CheckpointError: The model or its tokenizer cannot be loaded.
         DownloadError: The embedded default cannot be fetched.
     """
+    if name is None and exits is None:
+        exits = str(SHIPPED)
     loaded = load_as_it_is(name, dtype=dtype, place=_device(device), exits=exits)
     model = loaded.model
     if not model.exit_numbers and model.depth > 1:

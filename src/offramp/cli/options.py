@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 SOURCE, EXITS, RESULTS = "Prompts", "Which exits answer", "Results"
+SPEED = "Speed"
 TEXT, MACHINE = "Text (names of transformers)", "Computation"
 
 
@@ -106,6 +107,54 @@ Dola = Annotated[
         metavar="LAYERS",
         help="DoLa: low, high, or exit numbers such as 2,4,6.",
         rich_help_panel=EXITS,
+    ),
+]
+EarlyExitRule = Annotated[
+    str | None,
+    typer.Option(
+        "--early-exit",
+        metavar="RULE[:VALUE]",
+        help="Leave each token's blocks at the first exit that is sure: gate, top_probability:0.9, "
+        "top_gap:0.9, entropy:0.95, saturation:0.99, patience:3 or fixed:12. With --contrast the "
+        "exit that answers is contrasted with the lower one.",
+        rich_help_panel=SPEED,
+    ),
+]
+StateCache = Annotated[
+    str | None,
+    typer.Option(
+        "--cache",
+        metavar="HOW",
+        help="With --early-exit: defer fills skipped blocks later, exactly (default); copy lets "
+        "them remember the exit's state.",
+        rich_help_panel=SPEED,
+    ),
+]
+Speculate = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DRAFTER",
+        help="The same text, sooner: drafted by an exit, such as 12, or by the model's trained "
+        "drafter (drafter), and checked by the rest. With --contrast, --exit or --dola their text.",
+        rich_help_panel=SPEED,
+    ),
+]
+DraftLength = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="With --speculate: tokens of a draft; without it as many as are likely right.",
+        rich_help_panel=SPEED,
+    ),
+]
+Lookup = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="With --speculate: copy up to N tokens from the text where its last three stood.",
+        rich_help_panel=SPEED,
     ),
 ]
 MaxNewTokens = Annotated[

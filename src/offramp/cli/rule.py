@@ -1,4 +1,4 @@
-"""Read which exits answer: ``--contrast``, ``--alpha``, ``--exit`` and ``--dola``.
+"""Read which exits answer, and how much is run: ``--contrast``, ``--early-exit`` and the like.
 
 In:  settings. Out: a decoding rule and its name, or neither, where the model itself decides.
 Not here: whether a model has the exits (offramp.models.multiexit).
@@ -7,10 +7,11 @@ Not here: whether a model has the exits (offramp.models.multiexit).
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from offramp.cli.settings import ExitChoice
-from offramp.config import parse_exit
-from offramp.decoding import Contrast, DoLa, FixedExit
-from offramp.decoding.protocol import DecodingRule
+from offramp.cli.settings import ExitChoice, Settings
+from offramp.config import ORIGINAL, parse_exit
+from offramp.decoding import Contrast, DoLa, EarlyExit, FixedExit, SelfSpeculation
+from offramp.decoding.judge import RULES
+from offramp.decoding.protocol import DecodingLoop, DecodingRule
 from offramp.errors import ConfigError
 
 ORIGINAL_HEAD = "original"
@@ -33,6 +34,63 @@ def read_rule(settings: ExitChoice) -> tuple[DecodingRule | None, str]:
     if settings.dola is not None:
         return _dola(settings.dola), f"dola {settings.dola}"
     return None, ORIGINAL_HEAD
+
+
+def read_decoding(settings: Settings) -> tuple[DecodingRule | DecodingLoop | None, str]:
+    """Make what writes the text: a rule alone, or a loop that follows it.
+
+    Raises:
+        ConfigError: An option is not readable or its exits are impossible.
+    """
+    rule, name = read_rule(settings)
+    if settings.early_exit is not None:
+        loop = _early_exit(settings, rule)
+        suffix = "" if loop.cache == "defer" else f" cache {loop.cache}"
+        return loop, f"early exit {settings.early_exit}{suffix} of {name}"
+    if settings.speculate is not None:
+        return _speculation(settings, rule), name  # the same text, so the same name
+    return rule, name
+
+
+def _early_exit(settings: Settings, rule: DecodingRule | None) -> EarlyExit:
+    name, _, value = str(settings.early_exit).partition(":")
+    options: dict[str, Any] = {"rule": name, "cache": settings.cache or "defer"}
+    if name not in RULES or name == "schedule":
+        raise ConfigError(
+            f"--early-exit takes one of {', '.join(RULES[:-1])}, got {name!r}; try top_gap:0.9"
+        )
+    if isinstance(rule, Contrast):
+        if rule.upper != ORIGINAL or not isinstance(rule.lower, int):
+            raise ConfigError(
+                f"--early-exit chooses the upper exit, got --contrast {settings.contrast}; write "
+                f"--contrast original:{rule.lower}"
+            )
+        options["lower"] = rule.lower
+    try:
+        if name == "fixed":
+            options["exits"] = (int(value),)
+        elif value:
+            options["threshold"] = int(value) if name == "patience" else float(value)
+    except ValueError:
+        example = {"fixed": "12", "patience": "3"}.get(name, "0.9")
+        raise ConfigError(
+            f"--early-exit {name} takes a number after the colon, got {value!r}; try "
+            f"{name}:{example}"
+        ) from None
+    return EarlyExit(**options)
+
+
+def _speculation(settings: Settings, rule: DecodingRule | None) -> SelfSpeculation:
+    value = str(settings.speculate)
+    exit = None if value == "drafter" else parse_exit(value)
+    if exit == ORIGINAL:
+        raise ConfigError("--speculate takes drafter or an exit number, got 'original'; try 12")
+    return SelfSpeculation(
+        draft_exit=exit,
+        draft_length=settings.draft_length or "auto",
+        lookup=settings.lookup or 0,
+        target=rule,
+    )
 
 
 def _contrast(value: str, alpha: float | None) -> tuple[Contrast, str]:

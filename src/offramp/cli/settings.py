@@ -58,9 +58,15 @@ class Settings(ExitChoice):
     """The options of transformers that were given, by their names there."""
     batch_size: int
     seed: int | None
+    early_exit: str | None = None
+    cache: str | None = None
+    speculate: str | None = None
+    draft_length: int | None = None
+    lookup: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_speed()
         if self.system is not None and self.chat is False:
             raise ConfigError("--system needs the chat template; leave out --no-chat")
         if self.seed is not None and self.seed >= 2**32:
@@ -71,6 +77,19 @@ class Settings(ExitChoice):
                 raise ConfigError(f"{flag(name)} must be {words}, got {value}")
         if self.sampling.get("do_sample") is False:
             self.refuse_sampled_only()
+
+    def _check_speed(self) -> None:
+        """Refuse options for speed that exclude or need each other."""
+        if self.early_exit is not None:
+            other = {"speculate": self.speculate, "exit": self.exit, "dola": self.dola}
+            given = [f"--{name} {value}" for name, value in other.items() if value is not None]
+            if given:
+                raise ConfigError(f"--early-exit and {given[0]} exclude each other; keep one")
+        if self.cache is not None and self.early_exit is None:
+            raise ConfigError(f"--cache {self.cache} belongs to --early-exit; add it")
+        for name, value in (("draft-length", self.draft_length), ("lookup", self.lookup)):
+            if value is not None and self.speculate is None:
+                raise ConfigError(f"--{name} {value} belongs to --speculate; add --speculate 12")
 
     def refuse_sampled_only(self) -> None:
         """Refuse options that would be ignored, because no token is drawn at random.

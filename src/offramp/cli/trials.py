@@ -79,8 +79,9 @@ def run_trials(
     found = promise.found
     if found.usable and found.thresholds is not None:
         thresholds = dict(zip(found.ladder.exits, found.thresholds, strict=True))
-        rule: Any = found.rule
-        ways[EARLY_EXIT] = EarlyExit(rule=rule, threshold=thresholds, exits=found.ladder.exits)
+        ways[EARLY_EXIT] = EarlyExit(
+            rule=found.rule, threshold=thresholds, exits=found.ladder.exits
+        )
     with progress(wanted.rounds, unit="rounds") as advance:
         timings = compare(watch, ways, rounds=wanted.rounds, advance=advance)
     best, used = fastest(timings, drafts)

@@ -82,40 +82,49 @@ class ExitDrafts:
         """Remember nothing: everything is in the cache."""
 
     def draft(self, texts: Sequence[Text], captured: Sequence[int]) -> list[Draft]:
-        """Guess for each text."""
+        """Guess for each text.
+
+        A guess is run through the exit's blocks too, whether or not another follows: the check
+        needs its state.
+        """
         drafts = [Draft() for _ in texts]
         parts: list[list[dict[int, Tensor]]] = [[] for _ in texts]
         sure = [1.0] * len(texts)
         live = list(range(len(texts)))
         while live:
-            mine = [texts[place] for place in live]
-            tokens = [[(drafts[p].tokens or texts[p].tokens)[-1]] for p in live]
-            states = embedded(self._engine, mine, tokens)
-            ones = [1] * len(live)
-            found = climb(
-                self._engine, states, (0, self._exit), mine, ones, captured=captured
-            )
+            found = self._run([texts[p] for p in live], [drafts[p] for p in live], captured)
             for number, place in enumerate(live):
                 parts[place].append({exit: each[number][None] for exit, each in found.items()})
-            going = [place for place in live if self._goes_on(texts[place], drafts[place], sure[place])]
+            going = [
+                number
+                for number, place in enumerate(live)
+                if len(drafts[place].tokens) < min(self._patience.longest, texts[place].room - 1)
+            ]
             if not going:
                 break
-            guesses, shares = self._guess(found[self._exit])
-            for number, place in enumerate(live):
-                if place not in going:
-                    continue
-                sure[place] *= shares[number]
-                if sure[place] < self._patience.surest:
-                    going.remove(place)
-                    continue
-                drafts[place].tokens.append(guesses[number])
-            live = going
+            guesses, shares = self._guess(found[self._exit][going])
+            ahead = []
+            for number, guess, share in zip(going, guesses, shares, strict=True):
+                place = live[number]
+                sure[place] *= share
+                if sure[place] >= self._patience.surest:
+                    drafts[place].tokens.append(guess)
+                    ahead.append(place)
+            live = ahead
         for draft, some in zip(drafts, parts, strict=True):
             draft.states = {exit: torch.cat([each[exit] for each in some]) for exit in some[0]}
         return drafts
 
-    def _goes_on(self, text: Text, draft: Draft, sure: float) -> bool:
-        return len(draft.tokens) < min(self._patience.longest, text.room - 1)
+    def _run(
+        self, texts: Sequence[Text], drafts: Sequence[Draft], captured: Sequence[int]
+    ) -> dict[int, Float[Tensor, "tokens width"]]:
+        """Take the newest token of each text and its draft up to the exit."""
+        newest = [
+            [(draft.tokens or text.tokens)[-1]] for text, draft in zip(texts, drafts, strict=True)
+        ]
+        states = embedded(self._engine, texts, newest)
+        span, ones = (0, self._exit), [1] * len(texts)
+        return climb(self._engine, states, span, texts, ones, captured=captured)
 
     def _guess(self, states: Float[Tensor, "rows width"]) -> tuple[list[int], list[float]]:
         view = self._model.view_of(self._engine, {self._exit: states})

@@ -4,7 +4,7 @@ In:  values that travel with a call of ``generate``. Out: texts, and which exit 
 Law: a rule that never stops writes the text of plain decoding; with ``cache="defer"`` every block's
      cache holds what the whole model would have put there for the same tokens; a text does not
      depend on its batch mates (tests/decoding/test_early_exit.py).
-Not here: how sure an exit is (offramp.logits.rules, offramp.blocks.gates); which threshold keeps a
+Not here: whether an exit is sure (offramp.decoding.judge); which threshold keeps a
      risk (offramp.evaluation.calibration).
 Source: Schuster et al. 2022, "CALM", arXiv:2207.07061 (rules, copied states); Bae et al. 2023,
      "FREE", arXiv:2310.05424, and Chen et al. 2023, "EE-LLM", arXiv:2312.04916 (states filled in
@@ -17,27 +17,19 @@ waits is always the end of the text, and the one rule of the cache holds.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from offramp.blocks.engines import Engine
 from offramp.config import ORIGINAL, ExitName
+from offramp.decoding.judge import RULES, Judge, Passage
 from offramp.decoding.protocol import DecodingRule, LoopModel, StateView
 from offramp.decoding.request import Request, Text, begin
 from offramp.decoding.rules import Contrast
 from offramp.decoding.steps import climb, embedded
 from offramp.errors import ConfigError
-from offramp.logits.rules import certainty, saturation, top_gap, top_probability
-
-RuleName = Literal[
-    "gate", "top_probability", "top_gap", "entropy", "saturation", "patience", "fixed", "schedule"
-]
-BY_SCORES = {"top_probability": top_probability, "top_gap": top_gap, "entropy": certainty}
-"""Rules that read an exit's scores of the vocabulary."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,18 +63,18 @@ class EarlyExit:
         'defer'
     """
 
-    rule: RuleName = "gate"
+    rule: str = "gate"
     threshold: float | Mapping[int, float] | None = None
     exits: tuple[int, ...] | None = None
     min_exit: int = 0
-    cache: Literal["defer", "copy"] = "defer"
+    cache: str = "defer"
     schedule: tuple[tuple[int, int], ...] = ()
     lower: int | None = None
     engine: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.rule not in get_args(RuleName):
-            raise ConfigError(f"no rule {self.rule!r}; use one of {', '.join(get_args(RuleName))}")
+        if self.rule not in RULES:
+            raise ConfigError(f"no rule {self.rule!r}; use one of {', '.join(RULES)}")
         if self.cache not in ("defer", "copy"):
             raise ConfigError(f"cache must be 'defer' or 'copy', got {self.cache!r}")
         if (self.rule == "schedule") != bool(self.schedule):
@@ -126,6 +118,11 @@ class EarlyExit:
             named = (*named, self.lower)
         model.check_exits(named, attached_only=self.rule == "gate")
         exits = self.answering(model)
+        if not exits and self.rule == "gate":
+            raise ConfigError(
+                "no exit of this model has a gate; train them by offramp train --gates, or use "
+                "rule='top_gap'"
+            )
         if not exits and self.rule != "schedule":
             raise ConfigError(
                 f"no exit from {self.min_exit} to {model.depth - 1} may answer; attached: "
@@ -155,7 +152,8 @@ class EarlyExit:
                 for exit in model.exit_numbers
                 if self.rule != "gate" or model.exits[str(exit)].gate is not None
             }
-        return tuple(sorted(exit for exit in exits if self.min_exit <= exit < model.depth))
+        lowest = max(self.min_exit, 1 if self.rule == "saturation" else 0)  # one state before it
+        return tuple(sorted(exit for exit in exits if lowest <= exit < model.depth))
 
     def calibrated(self, model: LoopModel) -> Mapping[int, float] | None:
         """Give the thresholds that were found for all exits together, if these are they."""
@@ -169,22 +167,12 @@ class EarlyExit:
         return _Loop(self, model, engine).write(request)
 
 
-@dataclass
-class _Passage:
-    """One text's way up in one step."""
-
-    text: Text
-    states: Float[Tensor, "tokens width"]
-    kept: dict[int, Float[Tensor, "one width"]] = field(default_factory=dict)
-    best: int = -1
-    agreed: int = 1
-
-
 class _Loop:
     def __init__(self, plan: EarlyExit, model: LoopModel, engine: Engine) -> None:
         self.plan, self.model, self.engine = plan, model, engine
         self.exits = plan.answering(model)
-        self.found = plan.calibrated(model)
+        given = plan.calibrated(model) if plan.threshold is None else plan.threshold
+        self.judge = Judge(model, engine, rule=plan.rule, threshold=given, schedule=plan.schedule)
         self.depth = engine.anatomy.depth
         stops = {*self.exits, self.depth}
         if plan.lower is not None:
@@ -203,8 +191,8 @@ class _Loop:
         self, texts: Sequence[Text], tokens: Sequence[Sequence[int]], *, whole: bool = False
     ) -> None:
         """Take the next tokens up, text by text as far as it must go, and answer each."""
-        states = embedded(self.engine, texts, tokens).split([len(each) for each in tokens])
-        going = [_Passage(text, each) for text, each in zip(texts, states, strict=True)]
+        states = torch.split(embedded(self.engine, texts, tokens), [len(each) for each in tokens])
+        going = [Passage(text, each) for text, each in zip(texts, states, strict=True)]
         at = 0
         self._note(going, 0)
         for stop in self.stops:
@@ -219,7 +207,7 @@ class _Loop:
                 going = self._leave(going, stop)
         self._answer(going, self.depth, [1.0] * len(going))
 
-    def _climb(self, going: Sequence[_Passage], start: int, stop: int) -> None:
+    def _climb(self, going: Sequence[Passage], start: int, stop: int) -> None:
         """Take passages up, with what waits at ``start`` for the same texts."""
         for each in going:
             older = self.waiting.pop((id(each.text), start), None)
@@ -229,19 +217,19 @@ class _Loop:
         states = torch.cat([each.states for each in going])
         texts = [each.text for each in going]
         states = climb(self.engine, states, (start, stop), texts, counts)[stop]
-        for each, part in zip(going, states.split(counts), strict=True):
+        for each, part in zip(going, torch.split(states, counts), strict=True):
             each.states = part
 
-    def _note(self, going: Sequence[_Passage], exit: int) -> None:
+    def _note(self, going: Sequence[Passage], exit: int) -> None:
         """Keep the newest token's states at the exits that an answer will be made from."""
         for each in going:
             each.kept[exit] = each.states[-1:]
 
-    def _leave(self, going: list[_Passage], exit: int) -> list[_Passage]:
+    def _leave(self, going: list[Passage], exit: int) -> list[Passage]:
         """Answer the texts that are sure here; give those that go on."""
         if not going:
             return going
-        sure, confidence = self._sure(going, exit)
+        sure, confidence = self.judge.sure(going, exit)
         leaving = [each for each, yes in zip(going, sure, strict=True) if yes]
         if leaving:
             found = [value for value, yes in zip(confidence, sure, strict=True) if yes]
@@ -249,7 +237,7 @@ class _Loop:
             self._answer(leaving, exit, found)
         return [each for each, yes in zip(going, sure, strict=True) if not yes]
 
-    def _rest(self, leaving: Sequence[_Passage], exit: int) -> None:
+    def _rest(self, leaving: Sequence[Passage], exit: int) -> None:
         """Leave the blocks above: remember the states there, or let them wait."""
         if self.plan.cache == "copy":
             pieces = [(each.text.row, len(each.states)) for each in leaving]
@@ -261,55 +249,7 @@ class _Loop:
             parts = [each.states] if older is None else [older, each.states]
             self.waiting[key] = torch.cat(parts)
 
-    def _sure(self, going: Sequence[_Passage], exit: int) -> tuple[list[bool], list[float]]:
-        plan, rule = self.plan, self.plan.rule
-        if rule == "fixed":
-            return [True] * len(going), [1.0] * len(going)
-        if rule == "schedule":
-            sure = [_scheduled(plan.schedule, len(each.text.exits)) == exit for each in going]
-            return sure, [1.0] * len(going)
-        if rule == "patience":
-            return self._agreement(going, exit)
-        confidence = self._confidence(going, exit)
-        threshold = self._threshold(exit)
-        values = confidence.tolist()
-        return [value > threshold for value in values], values
-
-    def _confidence(self, going: Sequence[_Passage], exit: int) -> Float[Tensor, " rows"]:
-        states = torch.cat([each.kept[exit] for each in going])
-        if self.plan.rule == "gate":
-            return self.model.exits[str(exit)].gate.confidence(states)  # type: ignore[no-any-return]
-        if self.plan.rule == "saturation":
-            before = max(each for each in going[0].kept if each < exit)
-            return saturation(states, torch.cat([each.kept[before] for each in going]))
-        view = self.model.view_of(self.engine, {exit: states})
-        return BY_SCORES[self.plan.rule](view.logits(exit))
-
-    def _threshold(self, exit: int) -> float:
-        given = self.found if self.plan.threshold is None else self.plan.threshold
-        if given is None:
-            return float(self.model.exits[str(exit)].gate.threshold)
-        return given[exit] if isinstance(given, Mapping) else given
-
-    def _agreement(
-        self, going: Sequence[_Passage], exit: int
-    ) -> tuple[list[bool], list[float]]:
-        """Count how many exits in a row have had the same best token."""
-        states = torch.cat([each.kept[exit] for each in going])
-        best = self.model.view_of(self.engine, {exit: states}).logits(exit).argmax(-1).tolist()
-        for each, token in zip(going, best, strict=True):
-            each.agreed = each.agreed + 1 if token == each.best else 1
-            each.best = token
-        needed = self.plan.threshold
-        assert isinstance(needed, int)
-        return (
-            [each.agreed >= needed for each in going],
-            [min(1.0, each.agreed / needed) for each in going],
-        )
-
-    def _answer(
-        self, going: Sequence[_Passage], exit: int, confidence: Sequence[float]
-    ) -> None:
+    def _answer(self, going: Sequence[Passage], exit: int, confidence: Sequence[float]) -> None:
         """Choose the next token of each text from one exit, contrasted where that is asked for."""
         name: ExitName = ORIGINAL if exit == self.depth else exit
         rule: DecodingRule | None = None
@@ -323,7 +263,3 @@ class _Loop:
         for row, each in enumerate(going):
             token = each.text.pick(scores[row])
             each.text.add(token, exit=exit, confidence=confidence[row])
-
-
-def _scheduled(schedule: Sequence[tuple[int, int]], token: int) -> int:
-    return next(exit for start, exit in reversed(schedule) if start <= token)

@@ -110,7 +110,7 @@ def _states(
         found = climb(
             engine, embedded(engine, mine, tokens), (0, start), mine, counts, captured=captured
         )
-        parts = {exit: each.split(counts) for exit, each in found.items()}
+        parts = {exit: torch.split(each, counts) for exit, each in found.items()}
         for number, place in enumerate(fresh):
             drafts[place].states = {exit: each[number] for exit, each in parts.items()}
     lower = {

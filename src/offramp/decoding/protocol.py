@@ -48,7 +48,7 @@ class ExitView(Protocol):
 class StateView(ExitView, Protocol):
     """What the exits of some tokens say, in a loop of ours: N tokens in place of positions."""
 
-    def finished(self) -> Float[Tensor, "rows width"]:
+    def finished(self) -> Float[Tensor, "rows out"]:
         """Give what the base's own head reads."""
 
     def among(

@@ -52,6 +52,7 @@ class Text:
 
     Attributes:
         request: What was asked.
+        place: Which row of the request it is.
         row: Its cache.
         tokens: All of it without padding, the prompt first.
         done: It has ended.
@@ -63,6 +64,7 @@ class Text:
     """
 
     request: Request
+    place: int
     row: Row
     tokens: list[int]
     shown: Tensor
@@ -81,11 +83,18 @@ class Text:
         return self.request.most - self.length
 
     def pick(self, scores: Float[Tensor, " vocab"]) -> int:
-        """Choose the next token, which is not added."""
-        seen = self.shown[:, : self.length]
+        """Choose the next token, which is not added.
+
+        Processors may hold something for each row of the batch, so they are shown as many rows as
+        it has, all of them this text.
+        """
         row = scores.to(torch.float32, copy=True)[None]
-        for processor in self.request.processors:
-            row = processor(seen, row)
+        if self.request.processors:
+            rows = len(self.request.ids)
+            seen, row = self.shown[:, : self.length].expand(rows, -1), row.repeat(rows, 1)
+            for processor in self.request.processors:
+                row = processor(seen, row)
+            row = row[self.place : self.place + 1]
         if self.request.do_sample:
             return int(torch.multinomial(row.softmax(-1), num_samples=1))
         return int(row.argmax(-1))
@@ -116,6 +125,7 @@ def begin(request: Request, engine: Engine) -> list[Text]:
         texts.append(
             Text(
                 request=request,
+                place=place,
                 row=engine.row(**inputs),
                 tokens=tokens.tolist(),
                 shown=shown,
@@ -123,4 +133,3 @@ def begin(request: Request, engine: Engine) -> list[Text]:
             )
         )
     return texts
-

@@ -40,4 +40,6 @@ def embedded(
 ) -> Float[Tensor, "tokens width"]:
     """Embed the next tokens of each text."""
     flat = torch.tensor([each for some in tokens for each in some], device=texts[0].shown.device)
-    return engine.embed(flat, [(text.row, len(some)) for text, some in zip(texts, tokens, strict=True)])
+    return engine.embed(
+        flat, [(text.row, len(some)) for text, some in zip(texts, tokens, strict=True)]
+    )

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from offramp.blocks.projections import Projection
 from offramp.config import ORIGINAL
-from offramp.decoding.early_exit import BY_SCORES
+from offramp.decoding.judge import BY_SCORES
 from offramp.errors import ConfigError, InputError
 from offramp.evaluation.reading import CHUNK, Batch, Positions, Reader, check_chunk, refuse_nan
 from offramp.evaluation.replay import Recorded
@@ -99,7 +99,8 @@ def recorded_exits(model: Any, rule: str) -> tuple[int, ...]:
         raise ConfigError(
             f"no rule {rule!r} has a threshold; use one of {', '.join(RECORDED_RULES)}"
         )
-    exits = [exit for exit in model.exit_numbers if exit < model.depth]
+    lowest = 1 if rule == "saturation" else 0  # one state before it
+    exits = [exit for exit in model.exit_numbers if lowest <= exit < model.depth]
     if rule == "gate":
         exits = [exit for exit in exits if model.exits[str(exit)].gate is not None]
         if not exits:

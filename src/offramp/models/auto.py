@@ -33,6 +33,8 @@ from offramp.models.checkpoint import (
     read_published,
 )
 from offramp.models.configuration import MultiExitConfiguration
+from offramp.models.drafting import FILE as DRAFTER
+from offramp.models.drafting import attach_drafter
 from offramp.models.fingerprint import check_fingerprint
 from offramp.models.multiexit import check_rule
 
@@ -115,9 +117,14 @@ class AutoMultiExitModel:
         model = load_base(source, kwargs)
         stored = _stored_exits(model, source, hub, table=table, settings=settings)
         _attach(model, stored, settings, layout)
+        drafter = None if table is None else find_file(str(exits or source), DRAFTER, hub)
+        if drafter is not None:
+            attach_drafter(model, drafter)
         if table is not None:
             model.exits_from = str(table.parent)
-            model.calibration = _calibration(model, stored, str(exits or source), hub)
+            model.calibration = _calibration(
+                model, stored, str(exits or source), {} if exits else hub
+            )
         rule = settings.rule
         if rule is not None:
             check_rule(model, rule)

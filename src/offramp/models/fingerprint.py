@@ -31,7 +31,7 @@ def fingerprint_of(model: Any) -> dict[str, Any]:
     """
     samples = {"embedding": _sampled(model.get_input_embeddings().weight, EMBEDDING_SAMPLES)}
     for name, parameter in model.named_parameters():
-        if not name.startswith("exits."):
+        if not name.startswith(("exits.", "drafter.")):
             samples[name] = _sampled(parameter, SAMPLES)
     return {"shape": _shape_hash(model), "samples": {k: v for k, v in samples.items() if v}}
 

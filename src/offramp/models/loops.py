@@ -7,19 +7,24 @@ Law: prompts, processors, stopping criteria and seeds are transformers' own
 Not here: the loops (offramp.decoding).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.generation import GenerationConfig
 from transformers.utils import ModelOutput
 
-from offramp.blocks.engines import engine_for
+from offramp.blocks.engines import Engine, engine_for
+from offramp.blocks.projections import Block, Head, can_gather
+from offramp.blocks.watch import Watched
+from offramp.config import ExitName
 from offramp.decoding.protocol import DecodingLoop
 from offramp.decoding.request import Request, Text
 from offramp.errors import ConfigError
+from offramp.models.view import View
 
 
 @dataclass
@@ -44,6 +49,64 @@ class LoopOutput(ModelOutput):  # type: ignore[misc]
     blocks: Int[Tensor, "batch new"] | None = None
     drafted: Int[Tensor, " batch"] | None = None
     accepted: Int[Tensor, " batch"] | None = None
+
+
+class LoopParts:
+    """What a loop of ours asks of a model with exits."""
+
+    anatomy: Any
+    exits: nn.ModuleDict
+
+    @property
+    def drafter(self) -> Any:
+        """The trained ``offramp.blocks.drafter.Drafter``, or None; set it like any module."""
+        model: Any = self
+        return model._modules.get("drafter")
+
+    def view_of(self, engine: Engine, states: Mapping[int, Float[Tensor, "rows width"]]) -> View:
+        """Let exits speak about states that an engine gave, N tokens in place of positions."""
+        anatomy = engine.anatomy
+        top = states.get(anatomy.depth)
+        attached: Any = self.exits
+        extra = [
+            exit for exit in states if isinstance(dict(attached.items()).get(str(exit)), Block)
+        ]
+        if extra:
+            raise ConfigError(
+                f"exits {extra} are 'block' exits, which this decoding does not run; use FixedExit "
+                "or Contrast with them, or another exit"
+            )
+        return View(
+            anatomy=anatomy,
+            seen=Watched(
+                states=dict(states), head_input=None if top is None else anatomy.finish(top)
+            ),
+            projections={exit: attached[str(exit)] for exit in states if str(exit) in attached},
+            keep=_all,
+            base_logits=None,
+        )
+
+    def head_rows(self, exit: ExitName, tokens: Int[Tensor, " some"]) -> Tensor:
+        """Give those rows of an exit's head that score some tokens.
+
+        Raises:
+            ConfigError: A token does not exist, or the head holds no plain weight.
+        """
+        attached: Any = self.exits
+        projection = dict(attached.items()).get(str(exit))
+        head = projection.linear if isinstance(projection, Head) else self.anatomy.head
+        if not can_gather(head):
+            raise ConfigError(
+                f"rows of a {type(head).__name__} cannot be read; leave draft_vocabulary at None"
+            )
+        weight: Any = head.weight
+        if int(tokens.min()) < 0 or int(tokens.max()) >= len(weight):
+            raise ConfigError(f"draft_vocabulary must be ids from 0 to {len(weight) - 1}")
+        return weight[tokens]  # type: ignore[no-any-return]
+
+
+def _all(states: Tensor) -> Tensor:
+    return states
 
 
 def run_loop(loop: DecodingLoop, streamer: Any) -> Any:

@@ -13,7 +13,7 @@ The class of the model becomes a subclass of its own class, of the same name, as
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 from jaxtyping import Float, Int
@@ -21,25 +21,23 @@ from torch import Tensor, nn
 from transformers.loss.loss_utils import ForCausalLMLoss
 
 from offramp.blocks.anatomy import Anatomy, Layout, anatomy_of
-from offramp.blocks.engines import Engine
-from offramp.blocks.projections import Block, Head, can_gather
-from offramp.blocks.watch import Watched, watch
+from offramp.blocks.projections import Block
+from offramp.blocks.watch import watch
 from offramp.config import ORIGINAL, ExitName, parse_exit
 from offramp.decoding.calibrated import Calibrated
 from offramp.decoding.protocol import DecodingLoop, DecodingRule
 from offramp.errors import ConfigError, ExitNotFoundError, InputError
-from offramp.models.loops import run_loop
+from offramp.models.loops import LoopParts, run_loop
 from offramp.models.storage import save_beside
 from offramp.models.view import View, keeper
 
 
-class MultiExitModel:
+class MultiExitModel(LoopParts):
     """What ``attach_exits`` adds to a model of transformers.
 
     Attributes:
         exits: The attached projections, by exit number as a string.
         default_decoding: What answers when a call does not say; None is the base's own head.
-        drafter: A trained ``offramp.blocks.drafter.Drafter``, or None.
         calibration: What ``offramp calibrate`` found for these exits, or None.
         exits_from: Folder that the exits were loaded from, if it keeps them apart.
         layout: Where the parts of the base are, if the user had to say.
@@ -49,7 +47,6 @@ class MultiExitModel:
     base_forward: ClassVar[Callable[..., Any]]
     exits: nn.ModuleDict
     default_decoding: DecodingRule | None = None
-    drafter: Any = None
     calibration: Calibrated | None = None
     exits_from: str | None = None
     layout: Layout | None = None
@@ -130,12 +127,12 @@ class MultiExitModel:
         if prompt is not None:
             check_prompt(self, prompt)
         rule = decoding if decoding is not None else self.default_decoding
+        if rule is not None:
+            check_rule(self, rule)
         if isinstance(rule, DecodingLoop):
-            rule.check(self)
             write = run_loop(rule, kwargs.pop("streamer", None))
             return super().generate(inputs, *args, custom_generate=write, **kwargs)  # type: ignore[misc]
         if rule is not None:
-            check_rule(self, rule)
             kwargs["decoding"] = rule
         return super().generate(inputs, *args, **kwargs)  # type: ignore[misc]
 
@@ -169,41 +166,6 @@ class MultiExitModel:
             **kwargs: As in transformers.
         """
         save_beside(self, save_directory, **kwargs)
-
-    def view_of(
-        self, engine: Engine, states: Mapping[int, Float[Tensor, "rows width"]]
-    ) -> View:
-        """Let exits speak about states that an engine gave, N tokens in place of positions."""
-        anatomy = engine.anatomy
-        top = states.get(anatomy.depth)
-        attached: Any = self.exits
-        return View(
-            anatomy=anatomy,
-            seen=Watched(
-                states=dict(states), head_input=None if top is None else anatomy.finish(top)
-            ),
-            projections={exit: attached[str(exit)] for exit in states if str(exit) in attached},
-            keep=_all,
-            base_logits=None,
-        )
-
-    def head_rows(self, exit: ExitName, tokens: Int[Tensor, " some"]) -> Tensor:
-        """Give those rows of an exit's head that score some tokens.
-
-        Raises:
-            ConfigError: A token does not exist, or the head holds no plain weight.
-        """
-        attached: Any = self.exits
-        projection = attached[str(exit)] if str(exit) in attached else None
-        head = projection.linear if isinstance(projection, Head) else self.anatomy.head
-        if not can_gather(head):
-            raise ConfigError(
-                f"rows of a {type(head).__name__} cannot be read; leave draft_vocabulary at None"
-            )
-        weight: Tensor = head.weight
-        if int(tokens.min()) < 0 or int(tokens.max()) >= len(weight):
-            raise ConfigError(f"draft_vocabulary must be ids from 0 to {len(weight) - 1}")
-        return weight[tokens]
 
     def _look(
         self,
@@ -247,10 +209,6 @@ class MultiExitModel:
             inputs_tensor, model_kwargs, *args, **kwargs
         )
         return prepared if rule is None else {**prepared, "decoding": rule}
-
-
-def _all(states: Tensor) -> Tensor:
-    return states
 
 
 def forward_with_exits(model: Any, rule: DecodingRule, inputs: dict[str, Any]) -> Any:
@@ -315,6 +273,9 @@ def check_rule(model: Any, rule: object) -> None:
         ConfigError: Not a decoding rule.
         ExitNotFoundError: It asks for an exit that the model does not have.
     """
+    if isinstance(rule, DecodingLoop):
+        rule.check(model)
+        return
     if not isinstance(rule, DecodingRule):
         raise ConfigError(
             f"decoding must be Contrast, DoLa, FixedExit or the like, got {type(rule).__name__}"

@@ -21,8 +21,13 @@ from offramp.errors import CheckpointError, ConfigError, first_line
 from offramp.models.calibration import FILE as CALIBRATION
 from offramp.models.calibration import hash_exits, save_calibration
 from offramp.models.checkpoint import FORMAT, TABLE, TENSORS, VERSION
+from offramp.models.drafting import FILE as DRAFTER
+from offramp.models.drafting import save_drafter
 from offramp.models.files import write_whole as _whole
 from offramp.models.fingerprint import fingerprint_of
+
+ADDED = ("exits", "drafter")
+"""Modules that ``attach_exits`` and its like add to a base."""
 
 PUBLISHED_HEAD = "name_to_lm_exit_head.lm_head_{exit}.weight"
 PUBLISHED_CAST = "name_to_conv_matrix.{exit}_to_{depth}.weight"
@@ -54,7 +59,7 @@ def save_beside(model: Any, folder: str | Path, **options: Any) -> None:
         )
     state = options.pop("state_dict", None)
     if state is not None:
-        options["state_dict"] = {k: v for k, v in state.items() if not k.startswith("exits.")}
+        options["state_dict"] = {k: v for k, v in state.items() if k.split(".")[0] not in ADDED}
     with plain_base(model):
         model.save_pretrained(folder, **options)
     if options.get("is_main_process", True):
@@ -66,7 +71,8 @@ def save_exits(
 ) -> None:
     """Save the exits alone, as ``exits.json`` and ``exits.safetensors``, like an adapter.
 
-    What calibration found for them is saved beside them; that of other exits is removed.
+    A trained drafter is saved beside them, as ``drafter.safetensors``, and what calibration found
+    for them; that of other exits is removed.
 
     Args:
         model: A model with exits.
@@ -104,6 +110,10 @@ def save_exits(
         (folder / CALIBRATION).unlink(missing_ok=True)
         _whole(folder / TENSORS, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
         _whole(folder / TABLE, lambda path: path.write_text(text, encoding="utf-8"))
+        if model.drafter is None:
+            (folder / DRAFTER).unlink(missing_ok=True)
+        else:
+            _whole(folder / DRAFTER, lambda path: save_drafter(model, path))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"cannot write exits to {folder}: {first_line(error)}; free some space or name another "
@@ -140,12 +150,14 @@ def save_published(model: Any, folder: str | Path) -> None:
 @contextlib.contextmanager
 def plain_base(model: Any) -> Iterator[None]:
     """Make a model with exits the plain model of transformers that it was, for a while."""
-    multi_exit, exits = type(model), model._modules.pop("exits")
+    multi_exit = type(model)
+    added = {name: model._modules.pop(name) for name in ADDED if name in model._modules}
     model.__class__ = multi_exit.base_class
     try:
         yield
     finally:
-        model.__class__, model._modules["exits"] = multi_exit, exits
+        model.__class__ = multi_exit
+        model._modules.update(added)
 
 
 def _published_exits(model: Any) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class View:
         rows = prepared.reshape(tokens.shape[0], prepared.shape[-1])
         return self.complete(self.anatomy, gathered_scores(head, rows, tokens), tokens)
 
-    def finished(self) -> Float[Tensor, "rows width"]:
+    def finished(self) -> Float[Tensor, "rows out"]:
         """Give what the base's own head reads."""
         return self.seen.finished()
 

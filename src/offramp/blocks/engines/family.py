@@ -74,7 +74,7 @@ class FamilyEngine:
         self, tokens: Int[Tensor, " tokens"], pieces: Sequence[Piece]
     ) -> Float[Tensor, "tokens width"]:
         """Give exit 0."""
-        parts = tokens.split([count for _, count in pieces])
+        parts = torch.split(tokens, [count for _, count in pieces])
         return torch.cat(
             [
                 self._span.embed(input_ids=part[None], cache=row.cache, **row.inputs)[0]
@@ -94,7 +94,7 @@ class FamilyEngine:
         Raises:
             CacheError: The blocks of the span have seen different numbers of a row's tokens.
         """
-        parts = states.split([count for _, count in pieces])
+        parts = torch.split(states, [count for _, count in pieces])
         return torch.cat(
             [
                 self._span.run(part[None], start, stop, cache=row.cache, **row.inputs)[0]

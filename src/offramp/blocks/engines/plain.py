@@ -1,24 +1,31 @@
 """The blocks of Llama and its like, run with as few operations as PyTorch allows.
 
-In:  an ``Anatomy`` of a family that ``fits``. Out: an engine over the model's own weights, of which
-     it keeps no copy.
+In:  an ``Anatomy`` of a family that ``fits``. Out: an engine over the model's own weights.
 Law: it gives what the family's own blocks give, up to the order of sums in float32
      (tests/blocks/test_engines.py).
 Not here: other families (offramp.blocks.engines.family).
 
-Where the time goes: one step of one token reads every weight once, and nothing else that is large.
-So what can be saved beside transformers' own forward is everything between the products: masks
-that hide nothing, keys copied at every step because a cache grows by concatenation, repeated heads.
-Here each text has a cache with room to grow, written in place; query heads that share a key head
-are lines of one product; and a mask is made only for several tokens that follow others.
+Where the time goes: a step of one token reads every weight once, and nothing else that is large.
+What can be saved beside transformers' own forward is all between the products, where each
+operation costs microseconds whatever it does, some forty of them a block: masks that hide nothing,
+keys copied at every step because a cache grows by concatenation, repeated heads, three products for
+queries, keys and values. Here
+
+- one product gives queries, keys and values; its matrix is a copy, the only one (an eighth of a
+  small Llama), made anew for each call of ``generate``, so it is never stale;
+- its rows are ordered so that the two numbers a rotation turns lie side by side: then the rotation
+  is one complex product (queries and keys are reordered alike, so their products stay);
+- each text has a cache with room to grow, written in place, keys and values at once;
+- query heads that share a key head are lines of one product;
+- what a product adds to the state is added by the product.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that everyone uses
-from jaxtyping import Float, Int
+from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 
 from offramp.blocks.anatomy import Anatomy
@@ -33,43 +40,49 @@ ROOM = 128
 
 
 class PlainRow:
-    """Keys and values of one text, [heads, room, width of a head] for each block."""
+    """Keys and values of one text, [2 * heads, room, width of a head] for each block."""
 
     def __init__(self, depth: int) -> None:
         self.lengths = [0] * depth
-        self.kept: list[tuple[Tensor, Tensor] | None] = [None] * depth
+        self.kept: list[Tensor | None] = [None] * depth
 
     def cut(self, length: int) -> None:
         """Forget all tokens from ``length`` on; their places are written over."""
         self.lengths = [min(each, length) for each in self.lengths]
 
-    def add(
-        self,
-        block: int,
-        keys: Float[Tensor, "tokens heads width"],
-        values: Float[Tensor, "tokens heads width"],
-    ) -> tuple[Tensor, Tensor]:
-        """Remember the next tokens of a block, and give all of it, [heads, seen, width]."""
-        before = self.lengths[block]
-        after = before + keys.shape[0]
-        kept = self.kept[block]
-        if kept is None or kept[0].shape[1] < after:
-            kept = self.kept[block] = self._grown(kept, keys, before=before, after=after)
-        for store, new in zip(kept, (keys, values), strict=True):
-            store[:, before:after] = new.transpose(0, 1)
-        self.lengths[block] = after
-        return kept[0][:, :after], kept[1][:, :after]
+    def add(self, block: int, new: Float[Tensor, "tokens heads width"]) -> Tensor:
+        """Remember keys and values of the next tokens, and give all of them, [heads, seen, width].
 
-    @staticmethod
-    def _grown(
-        kept: tuple[Tensor, Tensor] | None, like: Tensor, *, before: int, after: int
-    ) -> tuple[Tensor, Tensor]:
-        room = max(ROOM, 2 * before, after + ROOM // 2)
-        new = like.new_empty(2, like.shape[1], room, like.shape[2])
-        if kept is not None:
-            for store, old in zip(new, kept, strict=True):
-                store[:, :before] = old[:, :before]
-        return new[0], new[1]
+        Args:
+            block: Whose they are.
+            new: Keys of all heads, then values of all heads.
+        """
+        before = self.lengths[block]
+        after = before + new.shape[0]
+        kept = self.kept[block]
+        if kept is None or kept.shape[1] < after:
+            room = max(ROOM, 2 * before, after + ROOM // 2)
+            grown = new.new_empty(new.shape[1], room, new.shape[2])
+            if kept is not None:
+                grown[:, :before] = kept[:, :before]
+            kept = self.kept[block] = grown
+        kept[:, before:after] = new.transpose(0, 1)
+        self.lengths[block] = after
+        return kept[:, :after]
+
+
+class _Block(NamedTuple):
+    """The weights of one block."""
+
+    first_norm: Tensor
+    heads: Tensor
+    heads_bias: Tensor | None
+    heads_norm: Tensor | None
+    out: Tensor
+    second_norm: Tensor
+    gate: Tensor
+    up: Tensor
+    down: Tensor
 
 
 class PlainEngine:
@@ -94,12 +107,19 @@ class PlainEngine:
     def __init__(self, anatomy: Anatomy) -> None:
         self.anatomy = anatomy
         stack: Any = anatomy.stack
+        config: Any = anatomy.config
         self._embeddings: nn.Module = stack.get_input_embeddings()
         self._rotary: nn.Module = stack.rotary_emb
-        self._head_width: int = _attention(anatomy.blocks[0]).head_dim
+        self._width: int = _attention(anatomy.blocks[0]).head_dim
+        self._scale: float = _attention(anatomy.blocks[0]).scaling
+        self._queries: int = config.num_attention_heads
+        self._keys: int = config.num_key_value_heads
+        self._epsilon: float = config.rms_norm_eps
+        with torch.no_grad():
+            self._blocks = [self._weights(block) for block in anatomy.blocks]
 
-    def row(self) -> PlainRow:
-        """Begin a text."""
+    def row(self, **inputs: Any) -> PlainRow:
+        """Begin a text; these families read nothing but it."""
         return PlainRow(self.anatomy.depth)
 
     def embed(
@@ -123,38 +143,70 @@ class PlainEngine:
         if start == stop:
             return states
         turn = self._turn(states, start, stop, pieces)
-        masks = [_mask(row.lengths[start], count, like=states) for row, count in pieces]
+        masks = [self._mask(row.lengths[start], count, states) for row, count in pieces]
+        shape = (states.shape[-1],)
         for index in range(start, stop):
-            block: Any = self.anatomy.blocks[index]
-            attention = _attention(block)
-            queries, keys, values = self._heads(attention, block.input_layernorm(states), turn)
-            seen = self._attend(index, pieces, masks, (queries, keys, values), attention.scaling)
-            states = states + attention.o_proj(seen)
-            states = states + block.mlp(block.post_attention_layernorm(states))
+            block = self._blocks[index]
+            normed = F.rms_norm(states, shape, block.first_norm, self._epsilon)
+            seen = self._attend(index, pieces, masks, self._heads(block, normed, turn))
+            states = torch.addmm(states, seen, block.out.t())
+            normed = F.rms_norm(states, shape, block.second_norm, self._epsilon)
+            unit = F.silu(F.linear(normed, block.gate), inplace=True)
+            unit = unit.mul_(F.linear(normed, block.up))
+            states = torch.addmm(states, unit, block.down.t())
         return states
 
     def copy_up(
         self, states: Float[Tensor, "tokens width"], start: int, pieces: Sequence[Piece]
     ) -> None:
-        """Let blocks from ``start`` on remember these states: two small products a block."""
+        """Let blocks from ``start`` on remember these states: one small product a block."""
         depth = self.anatomy.depth
         if start == depth:
             return
         turn = self._turn(states, start, depth, pieces)
         for index in range(start, depth):
-            block: Any = self.anatomy.blocks[index]
-            _, keys, values = self._heads(
-                _attention(block), block.input_layernorm(states), turn, queries=False
-            )
+            block = self._blocks[index]
+            normed = F.rms_norm(states, (states.shape[-1],), block.first_norm, self._epsilon)
+            heads = self._heads(block, normed, turn)[:, self._queries :]
             at = 0
             for row, count in pieces:
-                row.add(index, keys[at : at + count], values[at : at + count])
+                row.add(index, heads[at : at + count])
                 at += count
+
+    def _weights(self, block: Any) -> _Block:
+        """Collect a block's weights, and join those of its heads."""
+        attention, unit = _attention(block), block.mlp
+        parts = [attention.q_proj, attention.k_proj, attention.v_proj]
+        bias, norms = None, None
+        if parts[0].bias is not None:
+            turned = [self._reordered(each.bias) for each in parts[:2]]
+            bias = torch.cat((*turned, parts[2].bias))
+        if hasattr(attention, "q_norm"):
+            each = [self._reordered(norm.weight) for norm in (attention.q_norm, attention.k_norm)]
+            norms = torch.cat((each[0].expand(self._queries, -1), each[1].expand(self._keys, -1)))
+        return _Block(
+            first_norm=block.input_layernorm.weight,
+            heads=torch.cat(
+                (*(self._reordered(part.weight) for part in parts[:2]), parts[2].weight)
+            ),
+            heads_bias=bias,
+            heads_norm=norms,
+            out=attention.o_proj.weight,
+            second_norm=block.post_attention_layernorm.weight,
+            gate=unit.gate_proj.weight,
+            up=unit.up_proj.weight,
+            down=unit.down_proj.weight,
+        )
+
+    def _reordered(self, rows: Tensor) -> Tensor:
+        """Bring the halves of each head's rows together: 0, half, 1, half + 1, ..."""
+        halves = torch.unflatten(rows, 0, (-1, 2, self._width // 2))
+        return halves.transpose(1, 2).flatten(0, 2)
 
     def _turn(
         self, states: Tensor, start: int, stop: int, pieces: Sequence[Piece]
-    ) -> tuple[Tensor, Tensor]:
-        """Give what queries and keys are multiplied by for their positions, [N, 1, width] each."""
+    ) -> Complex[Tensor, "tokens one half"]:
+        """Give what queries and keys are turned by at their positions."""
         positions: list[int] = []
         for row, count in pieces:
             lengths = set(row.lengths[start:stop])
@@ -165,38 +217,55 @@ class PlainEngine:
                 )
             positions.extend(range(row.lengths[start], row.lengths[start] + count))
         where = torch.tensor([positions], device=states.device)
-        cosine, sine = self._rotary(states, where)
-        half = self._head_width // 2
-        sine = torch.cat((-sine[..., :half], sine[..., half:]), dim=-1)
-        return cosine[0][:, None], sine[0][:, None]
+        cosine, sine = self._rotary(states.float(), where)
+        half = self._width // 2
+        return torch.complex(cosine[0, :, None, :half], sine[0, :, None, :half])
 
     def _heads(
-        self, attention: Any, normed: Tensor, turn: tuple[Tensor, Tensor], *, queries: bool = True
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Give queries, keys and values, [N, heads, width]; without queries the keys in place."""
-        shape = (normed.shape[0], -1, self._head_width)
-        keys = _turned(_named(attention, "k_norm", attention.k_proj(normed).view(shape)), turn)
-        values = attention.v_proj(normed).view(shape)
-        if not queries:
-            return keys, keys, values
-        asked = _named(attention, "q_norm", attention.q_proj(normed).view(shape))
-        return _turned(asked, turn), keys, values
+        self, block: _Block, normed: Tensor, turn: Complex[Tensor, "tokens one half"]
+    ) -> Float[Tensor, "tokens heads width"]:
+        """Give turned queries, turned keys, and values."""
+        heads = F.linear(normed, block.heads, block.heads_bias).view(len(normed), -1, self._width)
+        turned = self._queries + self._keys
+        part = heads[:, :turned]
+        if block.heads_norm is not None:
+            part = F.rms_norm(part, (self._width,), eps=self._epsilon) * block.heads_norm
+        pairs = torch.view_as_complex(torch.unflatten(part.float(), -1, (-1, 2)))
+        rotated = torch.view_as_real(pairs * turn).flatten(-2)
+        heads[:, :turned] = rotated
+        return heads
+
+    def _mask(self, before: int, count: int, like: Tensor) -> Tensor | None:
+        """Say which of ``before + count`` tokens each line of a product sees; None is all."""
+        if count == 1:
+            return None
+        seen = torch.ones(count, before + count, dtype=torch.bool, device=like.device).tril(before)
+        return seen.repeat_interleave(self._queries // self._keys, dim=0)
 
     def _attend(
         self,
         index: int,
         pieces: Sequence[Piece],
         masks: Sequence[Tensor | None],
-        heads: tuple[Tensor, Tensor, Tensor],
-        scale: float,
-    ) -> Float[Tensor, "tokens width"]:
+        heads: Float[Tensor, "tokens heads width"],
+    ) -> Float[Tensor, "tokens out"]:
         """Let each text attend to itself."""
         found = []
         at = 0
+        shared = self._queries // self._keys
         for (row, count), mask in zip(pieces, masks, strict=True):
-            queries, keys, values = (each[at : at + count] for each in heads)
-            keys, values = row.add(index, keys, values)
-            found.append(_attention_of(queries, keys, values, mask, scale))
+            mine = heads[at : at + count]
+            kept = row.add(index, mine[:, self._queries :])
+            lines = torch.unflatten(mine[:, : self._queries], 1, (self._keys, shared))
+            seen = F.scaled_dot_product_attention(
+                lines.transpose(0, 1).flatten(1, 2)[None],
+                kept[None, : self._keys],
+                kept[None, self._keys :],
+                attn_mask=mask,
+                scale=self._scale,
+            )
+            seen = torch.unflatten(seen[0], 1, (count, shared)).transpose(0, 1)
+            found.append(seen.reshape(count, -1))
             at += count
         return found[0] if len(found) == 1 else torch.cat(found)
 
@@ -206,47 +275,31 @@ def fits(anatomy: Anatomy) -> bool:
     config = anatomy.config
     if config.model_type not in FAMILIES or anatomy.blocks[0].training:
         return False
+    if getattr(config, "hidden_act", "silu") != "silu":
+        return False
     slides = getattr(config, "use_sliding_window", True)
     windows = getattr(config, "sliding_window", None) if slides else None
     devices = {parameter.device for parameter in anatomy.stack.parameters()}
-    return windows is None and len(devices) == 1
+    return windows is None and len(devices) == 1 and _all_plain(anatomy)
+
+
+def _all_plain(anatomy: Anatomy) -> bool:
+    """Tell whether every product is by a plain matrix: not quantised, no adapter, no hooks."""
+    if any(each._forward_hooks or each._forward_pre_hooks for each in anatomy.stack.modules()):
+        return False
+    parts = [
+        getattr(owner, name)
+        for block in anatomy.blocks
+        for owner, names in (
+            (_attention(block), ("q_proj", "k_proj", "v_proj", "o_proj")),
+            (getattr(block, "mlp", None), ("gate_proj", "up_proj", "down_proj")),
+        )
+        for name in names
+    ]
+    return all(
+        type(part) is nn.Linear and type(part.weight) in (nn.Parameter, Tensor) for part in parts
+    ) and all(parts[place].bias is None for place in range(len(parts)) if place % 7 > 2)
 
 
 def _attention(block: Any) -> Any:
     return block.self_attn
-
-
-def _named(module: Any, name: str, value: Tensor) -> Tensor:
-    part = getattr(module, name, None)
-    return value if part is None else part(value)
-
-
-def _turned(heads: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-    cosine, sine = turn
-    return torch.addcmul(heads * cosine, heads.roll(heads.shape[-1] // 2, -1), sine)
-
-
-def _mask(before: int, count: int, *, like: Tensor) -> Tensor | None:
-    """Say which of ``before + count`` tokens each new one sees; None where it sees all."""
-    if count == 1:
-        return None
-    return torch.ones(count, before + count, dtype=torch.bool, device=like.device).tril(before)
-
-
-def _attention_of(
-    queries: Float[Tensor, "tokens heads width"],
-    keys: Float[Tensor, "kept seen width"],
-    values: Float[Tensor, "kept seen width"],
-    mask: Tensor | None,
-    scale: float,
-) -> Float[Tensor, "tokens out"]:
-    """Attend, with the query heads that share a key head as lines of one product."""
-    count, heads, width = queries.shape
-    shared = heads // keys.shape[0]
-    lines = queries.view(count, -1, shared, width).transpose(0, 1).reshape(-1, count * shared, width)
-    if mask is not None:
-        mask = mask.repeat_interleave(shared, dim=0)
-    found = F.scaled_dot_product_attention(
-        lines[None], keys[None], values[None], attn_mask=mask, scale=scale
-    )
-    return found[0].view(-1, count, shared * width).transpose(0, 1).reshape(count, heads * width)
