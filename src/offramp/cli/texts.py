@@ -6,7 +6,7 @@ Not here: what is trained on (offramp.cli.rows), reading itself (offramp.trainin
 
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -16,6 +16,7 @@ from offramp.cli.quiet import data_bars_on_terminals_only
 from offramp.errors import ConfigError
 
 
+@runtime_checkable
 class TextChoice(Protocol):
     """Which text; each name is the option of the same name."""
 

@@ -160,8 +160,8 @@ def read_calibration(path: str | Path, exits_hash: str) -> Calibrated:
         raise _damaged(path, f"it is {content['format']!r} version {content['version']}")
     if content["exits_hash"] != exits_hash:
         raise CheckpointError(
-            f"{path} was measured for other exits than those beside it; run offramp calibrate "
-            "again, or delete it"
+            f"{path} was measured for other exits than those beside it; delete it, and run offramp "
+            "calibrate again"
         )
     drafts, contrast = content["speculation"], content["contrast"]
     if drafts is not None:
@@ -218,5 +218,6 @@ def _check(path: str | Path, content: Any, keys: Mapping[str, Any]) -> None:
 
 def _damaged(path: str | Path, why: str) -> CheckpointError:
     return CheckpointError(
-        f"{path} is not a calibration of this offramp ({why}); run offramp calibrate again"
+        f"{path} is not a calibration of this offramp ({why}); delete it, and run offramp "
+        "calibrate again"
     )
