@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from offramp import load_default
+from offramp import Contrast, SelfSpeculation, load_default
 from offramp.models.checkpoint import read_own
 from offramp.models.embedded import SHIPPED, default_token_counts
 
@@ -16,8 +16,11 @@ def default():
     return load_default(show_progress=False)
 
 
-def test_the_package_holds_at_most_sixteen_megabytes_of_exits():
-    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 16 * MEGABYTE
+def test_the_package_holds_at_most_16_megabytes_of_exits_and_10_of_a_drafter():
+    sizes = {path.name: path.stat().st_size for path in SHIPPED.iterdir()}
+
+    assert sizes.pop("drafter.safetensors") < 10 * MEGABYTE
+    assert sum(sizes.values()) < 16 * MEGABYTE
 
 
 def test_the_shipped_exits_are_casts_in_bf16_with_gates():
@@ -67,3 +70,25 @@ def test_trained_exits_agree_with_the_last_layer_more_often_than_untrained(defau
         agreement = (said[trained][0, asked].argmax(-1) == finals).float().mean()
         without = (plain[untrained][0, asked].argmax(-1) == finals).float().mean()
         assert agreement > without + 0.1
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("target", [None, Contrast(lower=12)], ids=["plain", "contrasted"])
+def test_the_trained_drafter_is_often_right_and_never_changes_the_text(default, target):
+    model, tokenizer = default
+    question = [{"role": "user", "content": "How do I write a letter to a friend?"}]
+    prompt = tokenizer.apply_chat_template(
+        question, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    options = {"max_new_tokens": 40, "do_sample": False}
+
+    plain = model.generate(**prompt, **options, decoding=target)
+    drafted = model.generate(
+        **prompt,
+        **options,
+        decoding=SelfSpeculation(draft_length=2, target=target),
+        return_dict_in_generate=True,
+    )
+
+    assert drafted.sequences.tolist() == plain.tolist()
+    assert int(drafted.accepted) >= (0.25 if target is None else 0.05) * int(drafted.drafted)
