@@ -63,8 +63,9 @@ class SelfSpeculation:
     """Draft with an early exit or the trained drafter, check with the rest: the same text, sooner.
 
     Attributes:
-        draft_exit: The exit that drafts; None is what ``offramp calibrate`` found to be fastest,
-            if ``draft_length`` is ``"auto"`` and it found something; else the trained drafter.
+        draft_exit: The exit that drafts; None is the model's trained drafter. With nothing given
+            but the engine, all settings are those that ``offramp calibrate`` found to be fastest,
+            if it found any.
         draft_length: Tokens of a draft at most; ``"auto"`` drafts on as long as the draft is more
             likely right than ``surest``.
         surest: See ``draft_length``; 0 to 1.
