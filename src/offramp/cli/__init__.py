@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from offramp.cli import evaluate, export, generate, models, train
+from offramp.cli import calibrate, evaluate, export, generate, models, train
 from offramp.cli.output import Interrupted
 from offramp.cli.show import remark, show_text
 from offramp.errors import OfframpError
@@ -32,6 +32,7 @@ app = typer.Typer(
 )
 app.command("generate", epilog=generate.EXAMPLE)(generate.generate)
 app.command("evaluate", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
+app.command("calibrate", epilog=calibrate.EXAMPLE)(calibrate.calibrate)
 app.command("train", epilog=train.EXAMPLE)(train.train)
 app.command("export", epilog=export.EXAMPLE)(export.export)
 app.command("models", epilog=models.MODELS_EXAMPLE)(models.models)

@@ -29,9 +29,14 @@ GATE_LEGEND = (
 )
 
 
+def console_of() -> Console:
+    """Give what writes tables on stdout; they are never broken where stdout is no terminal."""
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else WIDE, highlight=False)
+
+
 def show_report(report: Report, *, title: str) -> None:
     """Print the exits, then the ways to decode, and what the columns mean."""
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else WIDE, highlight=False)
+    console = console_of()
     gates = any(each.gate for each in report.exits)
     show_text(
         f"{title}: {report.tokens} tokens in {report.rows} rows; mean oracle depth "
@@ -39,15 +44,16 @@ def show_report(report: Report, *, title: str) -> None:
     )
     names = ["exit", "reads", "nats", "+/-", "perplexity", "right", "agrees", "+/-", "top 5"]
     names += ["KL", "ECE", "first", "so far", *(("stops", "precise", "found") if gates else ())]
-    console.print(_table(names, [_exit_cells(each, gates=gates) for each in report.exits]))
+    console.print(table_of(names, [_exit_cells(each, gates=gates) for each in report.exits]))
     if report.rules:
         names = ["decoding", "nats", "+/-", "perplexity", "impossible", "nats of the rest"]
-        console.print(_table(names, [_rule_cells(each) for each in report.rules]))
+        console.print(table_of(names, [_rule_cells(each) for each in report.rules]))
     for line in (*LEGEND, *((GATE_LEGEND,) if gates else ())):
         show_text(line)
 
 
-def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def table_of(names: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Make a table of cells; the first column holds names."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for place, name in enumerate(names):
         words = name in ("reads", "decoding") or place == 0

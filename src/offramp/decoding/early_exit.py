@@ -42,8 +42,9 @@ class EarlyExit:
             ``saturation`` (cosine with the exit before), ``patience`` (so many exits in a row have
             the same best token), ``fixed`` (leave at the first of ``exits``), ``schedule``.
         threshold: Leave above this confidence, 0 to 1; 1 never stops. One for all exits, or one for
-            each by number. None is what calibration stored with the gates. For ``patience`` the
-            number of exits that must agree.
+            each by number. None is what ``offramp calibrate`` found for ``gate``, if all exits may
+            answer; else the thresholds of the gates' training. For ``patience`` the number of exits
+            that must agree.
         exits: Which exits may answer; None is all that are attached (of those with a gate, for
             ``gate``).
         min_exit: No exit below this one answers.
@@ -155,6 +156,13 @@ class EarlyExit:
         lowest = max(self.min_exit, 1 if self.rule == "saturation" else 0)  # one state before it
         return tuple(sorted(exit for exit in exits if lowest <= exit < model.depth))
 
+    def calibrated(self, model: LoopModel) -> Mapping[int, float] | None:
+        """Give the thresholds that were found for all exits together, if these are they."""
+        if self.threshold is not None or model.calibration is None:
+            return None
+        found = model.calibration.thresholds(self.rule)
+        return found if found is not None and tuple(found) == self.answering(model) else None
+
     def run(self, model: LoopModel, request: Request, engine: Engine) -> list[Text]:
         """Write the texts of a request."""
         return _Loop(self, model, engine).write(request)
@@ -164,9 +172,8 @@ class _Loop:
     def __init__(self, plan: EarlyExit, model: LoopModel, engine: Engine) -> None:
         self.plan, self.model, self.engine = plan, model, engine
         self.exits = plan.answering(model)
-        self.judge = Judge(
-            model, engine, rule=plan.rule, threshold=plan.threshold, schedule=plan.schedule
-        )
+        given = plan.calibrated(model) if plan.threshold is None else plan.threshold
+        self.judge = Judge(model, engine, rule=plan.rule, threshold=given, schedule=plan.schedule)
         self.depth = engine.anatomy.depth
         stops = {*self.exits, self.depth}
         if plan.lower is not None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from offramp.blocks.engines import Engine
 from offramp.config import ExitName
+from offramp.decoding.calibrated import Calibrated
 
 
 @runtime_checkable
@@ -71,6 +72,10 @@ class LoopModel(ModelShape, Protocol):
     @property
     def drafter(self) -> Any:
         """The model's trained drafter, or None."""
+
+    @property
+    def calibration(self) -> Calibrated | None:
+        """What was found for its exits, or None."""
 
     def view_of(
         self, engine: Engine, states: Mapping[int, Float[Tensor, "rows width"]]

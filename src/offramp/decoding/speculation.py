@@ -5,7 +5,7 @@ Law: offramp.decoding.loop.
 Not here: drafts themselves (offramp.decoding.drafts).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -64,7 +64,9 @@ class SelfSpeculation:
     """Draft with an early exit or the trained drafter, check with the rest: the same text, sooner.
 
     Attributes:
-        draft_exit: The exit that drafts; None is the model's trained drafter.
+        draft_exit: The exit that drafts; None is the model's trained drafter. With nothing given
+            but the engine, all settings are those that ``offramp calibrate`` found to be fastest,
+            if it found any.
         draft_length: Tokens of a draft at most; ``"auto"`` drafts on as long as the draft is more
             likely right than ``surest``.
         surest: See ``draft_length``; 0 to 1.
@@ -117,6 +119,9 @@ class SelfSpeculation:
             ConfigError: No trained drafter, or the exit does not lie below what it drafts for.
             ExitNotFoundError: An exit does not exist or is not attached.
         """
+        settled = self.settled(model)
+        if settled is not self:
+            return settled.check(model)
         _check_exits(model, self.target)
         exits = () if self.target is None else self.target.exits(model)
         top = model.depth if not exits or ORIGINAL in exits else max(int(e) for e in exits)
@@ -136,6 +141,21 @@ class SelfSpeculation:
                 f"{self.draft_exit}"
             )
 
+    def settled(self, model: LoopModel) -> "SelfSpeculation":
+        """Give these settings, or those that were found to be fastest where all is left open."""
+        found = None if model.calibration is None else model.calibration.speculation
+        left_open = self == SelfSpeculation(engine=self.engine)
+        if not left_open or found is None or not found.used:
+            return self
+        chosen = replace(
+            self,
+            draft_exit=found.draft_exit,
+            draft_length=found.draft_length,
+            surest=found.surest,
+            lookup=found.lookup,
+        )
+        return self if chosen == self else chosen
+
     def run(self, model: LoopModel, request: Request, engine: Engine) -> list[Text]:
         """Write the texts of a request.
 
@@ -148,7 +168,7 @@ class SelfSpeculation:
                 f"engine {engine.name!r} rounds states, so drafts could change the text; use "
                 "'onnxruntime' or 'onnxruntime-int4', or Autoregressive on this engine"
             )
-        source = self._source(model, engine, device=request.ids.device)
+        source = self.settled(model)._source(model, engine, device=request.ids.device)
         return write(model, request, engine=engine, rule=self.target, source=source)
 
     def _source(self, model: LoopModel, engine: Engine, *, device: torch.device) -> DraftSource:

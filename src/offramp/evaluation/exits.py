@@ -7,32 +7,21 @@ Law: the numbers are those of the whole tables of scores, [tokens, V] for each e
 Not here: what is counted (offramp.evaluation.tally), the text (offramp.training.data).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from offramp.blocks.anatomy import Anatomy
-from offramp.blocks.projections import Block, Direct, Projection
-from offramp.blocks.watch import Watched, watch
 from offramp.config import ORIGINAL, ExitName
 from offramp.decoding.protocol import DecodingRule
-from offramp.errors import ConfigError, InputError
+from offramp.errors import InputError
+from offramp.evaluation.reading import CHUNK, Batch, Positions, Reader, check_chunk, refuse_nan
 from offramp.evaluation.report import NUMBERS, RULE_NUMBERS, Named, Report, Sums, report_of
 from offramp.evaluation.tally import Last, judge, log_probabilities, losses, oracle_places
 from offramp.models.multiexit import check_rule
-from offramp.models.view import View, keeper
-from offramp.training.positions import NO_LABEL, aligned
-
-CHUNK = 128
-"""Positions at a time: 25 MB of float32 scores for a vocabulary of 50,000, of which about six
-tables exist at once. More took no less time on a processor."""
-
-Batch = Mapping[str, Tensor]
-"""``input_ids``, ``attention_mask`` and ``labels``, each [B, T]; labels are not shifted."""
+from offramp.models.view import View
 
 
 def measure_exits(
@@ -72,56 +61,13 @@ def measure_exits(
         >>> [each.exit for each in measure_exits(model, [batch]).exits]
         [1, 2, 'original']
     """
-    if chunk < 1:
-        raise ConfigError(f"chunk must be 1 or more positions, got {chunk}; try {CHUNK}")
+    check_chunk(chunk)
     measuring = _Measuring(model, exits, rules or {}, chunk)
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            for batch in batches:
-                measuring.add(batch)
-                advance(len(batch["input_ids"]))
-    finally:
-        model.train(was_training)
+    with measuring.reader.reading():
+        for batch in batches:
+            measuring.add(batch)
+            advance(len(batch["input_ids"]))
     return measuring.report()
-
-
-class _Ran(Direct):
-    """A ``block`` exit whose block has been run, on all positions, before they are cut."""
-
-    def __init__(self, state: Float[Tensor, "1 tokens width"]) -> None:
-        super().__init__()
-        self.state = state
-
-    def prepare(
-        self, anatomy: Anatomy, state: Float[Tensor, "*rows width"]
-    ) -> Float[Tensor, "*rows out"]:
-        """Give what the head reads."""
-        return anatomy.finish(self.state)
-
-
-@dataclass(frozen=True)
-class _Positions:
-    """The states of one batch, [B, T, D], and the positions in it that are counted."""
-
-    states: dict[int, Tensor]
-    ran: dict[int, Tensor]
-    """What the blocks of ``block`` exits made of their states."""
-    finished: Tensor
-    rows: Int[Tensor, " tokens"]
-    columns: Int[Tensor, " tokens"]
-    targets: Int[Tensor, " tokens"]
-
-    def of(self, states: Float[Tensor, "batch seq width"]) -> Float[Tensor, "1 tokens width"]:
-        """Take the positions out of states."""
-        return states[self.rows.to(states.device), self.columns.to(states.device)][None]
-
-    def chunks(self, size: int) -> Iterator["_Positions"]:
-        """Cut the positions, not the states."""
-        cut = (torch.split(each, size) for each in (self.rows, self.columns, self.targets))
-        for rows, columns, targets in zip(*cut, strict=True):
-            yield replace(self, rows=rows, columns=columns, targets=targets)
 
 
 class _Measuring:
@@ -135,27 +81,25 @@ class _Measuring:
         chunk: int,
     ) -> None:
         self.model, self.rules, self.chunk = model, rules, chunk
-        self.anatomy: Anatomy = model.anatomy
+        self.depth: int = model.depth
         chosen = model.exit_numbers if exits is None else exits
-        numbers = tuple(sorted(set(chosen))) or tuple(range(1, self.anatomy.depth))
-        model.check_exits(numbers, attached_only=False)
+        numbers = tuple(sorted(set(chosen))) or tuple(range(1, self.depth))
         self.exits: tuple[ExitName, ...] = (*numbers, ORIGINAL)
         asked = set(numbers)
         for rule in rules.values():
             check_rule(model, rule)
             asked.update(exit for exit in rule.exits(model) if exit != ORIGINAL)
-        self.projections: dict[int, Projection] = {
-            exit: model.exits[str(exit)] if str(exit) in model.exits else Direct() for exit in asked
-        }
+        self.reader = Reader(model, asked)
+        self.projections = self.reader.projections
         self.sums = Sums.none(len(self.exits))
 
     def add(self, batch: Batch) -> None:
         """Run one batch and count its positions."""
-        positions = self._run({name: each.to(self.model.device) for name, each in batch.items()})
+        positions = self.reader.run(batch)
         sums = torch.zeros(len(batch["labels"]), len(self.exits), len(NUMBERS), dtype=torch.float64)
         rule_sums = torch.zeros(len(sums), len(self.rules), len(RULE_NUMBERS), dtype=torch.float64)
         for part in positions.chunks(self.chunk):
-            view = self._view(part)
+            view = self.reader.view(part)
             rows = part.rows.cpu()
             sums.index_add_(0, rows, self._numbers(part, view).cpu())
             if self.rules:
@@ -176,7 +120,7 @@ class _Measuring:
                 "token; give longer texts"
             )
         named = tuple(map(self._named, self.exits))
-        return report_of(self.sums, exits=named, rules=tuple(self.rules), depth=self.anatomy.depth)
+        return report_of(self.sums, exits=named, rules=tuple(self.rules), depth=self.depth)
 
     def _named(self, exit: ExitName) -> Named:
         gate = self._gate(exit)
@@ -189,44 +133,7 @@ class _Measuring:
     def _gate(self, exit: ExitName) -> Any:
         return None if exit == ORIGINAL else getattr(self.projections[exit], "gate", None)
 
-    def _run(self, batch: Batch) -> _Positions:
-        """Run the base without its head, and every extra block."""
-        inputs, depth = aligned(batch, self.model), self.anatomy.depth
-        labels = inputs.pop("shift_labels")
-        del inputs["labels"]
-        blocks = [exit for exit, each in self.projections.items() if isinstance(each, Block)]
-        watching = watch(
-            self.anatomy,
-            tuple(self.projections),
-            keep=keeper(0),
-            run_head=False,
-            last_block=depth,
-            calls=(depth - 1,) if blocks else (),
-        )
-        with watching as seen:
-            type(self.model).base_forward(self.model, **inputs, use_cache=False, return_dict=True)
-        rows, columns = (labels != NO_LABEL).nonzero(as_tuple=True)
-        ran = {}
-        for exit in blocks:
-            block: Any = self.projections[exit]
-            ran[exit] = block.run(seen.states[exit], seen.calls[depth - 1])
-        return _Positions(seen.states, ran, seen.finished(), rows, columns, labels[rows, columns])
-
-    def _view(self, part: _Positions) -> View:
-        """Give the exits' view of some positions."""
-        ran = {exit: _Ran(part.of(each)) for exit, each in part.ran.items()}
-        seen = Watched()
-        seen.states.update({exit: part.of(each) for exit, each in part.states.items()})
-        seen.head_input = part.of(part.finished)
-        return View(
-            anatomy=self.anatomy,
-            seen=seen,
-            projections={**self.projections, **ran},
-            keep=keeper(0),
-            base_logits=None,
-        )
-
-    def _numbers(self, part: _Positions, view: View) -> Float[Tensor, "tokens exits numbers"]:
+    def _numbers(self, part: Positions, view: View) -> Float[Tensor, "tokens exits numbers"]:
         """Judge every exit at some positions; exits one after the other, for the memory."""
         last = Last.of(view.logits(ORIGINAL)[0])
         targets = part.targets.to(last.best.device)
@@ -236,7 +143,7 @@ class _Measuring:
             if exit != ORIGINAL:
                 said = log_probabilities(view.logits(exit)[0].to(said.device))
             judged = judge(said, last, targets)
-            _refuse_nan(judged.loss, f"exit {exit}")
+            refuse_nan(judged.loss, f"exit {exit}")
             stops = torch.zeros_like(judged.agrees)
             if (gate := self._gate(exit)) is not None:
                 state = part.of(part.states[exit])[0]  # type: ignore[index]
@@ -251,20 +158,13 @@ class _Measuring:
         self.sums.oracle += places.cpu().bincount(minlength=len(self.exits))
         return table
 
-    def _rule_numbers(self, part: _Positions, view: View) -> Float[Tensor, "tokens rules 2"]:
+    def _rule_numbers(self, part: Positions, view: View) -> Float[Tensor, "tokens rules 2"]:
         """Give the loss of every rule at some positions, and where it calls a token impossible."""
         found = []
         for name, rule in self.rules.items():
             log_p = log_probabilities(rule.scores(view, self.model)[0])
             loss = losses(log_p, part.targets.to(log_p.device))
-            _refuse_nan(loss, name)
+            refuse_nan(loss, name)
             impossible = loss.isinf()
             found.append(torch.stack((loss.masked_fill(impossible, 0), impossible.double()), -1))
         return torch.stack(found, 1)
-
-
-def _refuse_nan(numbers: Tensor, what: str) -> None:
-    if numbers.isnan().any():
-        raise ConfigError(
-            f"{what} gives NaN instead of scores; load the model in float32 (--dtype float32)"
-        )

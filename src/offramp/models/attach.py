@@ -58,6 +58,7 @@ def attach_exits(
         )
     for exit in numbers:
         model.exits[str(exit)] = new_projection(mode, anatomy, exit)
+    model.calibration = None  # it was found for other exits
     extra = [each for each in model.exits.values() if isinstance(each, Block)]
     for place, each in enumerate(extra):
         each.use_cache_layer_(anatomy.depth + place)

@@ -19,8 +19,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from offramp.blocks.anatomy import Layout
 from offramp.config import VocabularyProjectionMode as Mode
+from offramp.decoding.calibrated import Calibrated
 from offramp.errors import CheckpointError, first_line
 from offramp.models.attach import attach_exits, with_exits
+from offramp.models.calibration import FILE as CALIBRATION
+from offramp.models.calibration import hash_exits, read_calibration
 from offramp.models.checkpoint import (
     TABLE,
     StoredExits,
@@ -117,6 +120,11 @@ class AutoMultiExitModel:
         drafter = None if table is None else find_file(str(exits or source), DRAFTER, hub)
         if drafter is not None:
             attach_drafter(model, drafter)
+        if table is not None:
+            model.exits_from = str(table.parent)
+            model.calibration = _calibration(
+                model, stored, str(exits or source), {} if exits else hub
+            )
         rule = settings.rule
         if rule is not None:
             check_rule(model, rule)
@@ -165,6 +173,22 @@ def _attach(
     if settings.freeze_parameters:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.startswith("exits."))
+
+
+def _calibration(
+    model: Any, stored: StoredExits, folder: str, hub: Mapping[str, Any]
+) -> Calibrated | None:
+    """Find what was found for the exits, if all of them and no others are attached.
+
+    Raises:
+        CheckpointError: It was found for other exits than those it lies beside.
+    """
+    path = find_file(folder, CALIBRATION, hub)
+    if path is None:
+        return None
+    found = read_calibration(path, hash_exits(stored.projections, stored.tensors))
+    same = set(model.exit_numbers) == set(stored.projections)
+    return found if same else None
 
 
 def load_base(name: str, kwargs: dict[str, Any]) -> Any:

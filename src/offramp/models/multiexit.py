@@ -24,6 +24,7 @@ from offramp.blocks.anatomy import Anatomy, Layout, anatomy_of
 from offramp.blocks.projections import Block
 from offramp.blocks.watch import watch
 from offramp.config import ORIGINAL, ExitName, parse_exit
+from offramp.decoding.calibrated import Calibrated
 from offramp.decoding.protocol import DecodingLoop, DecodingRule
 from offramp.errors import ConfigError, ExitNotFoundError, InputError
 from offramp.models.loops import LoopParts, run_loop
@@ -37,6 +38,8 @@ class MultiExitModel(LoopParts):
     Attributes:
         exits: The attached projections, by exit number as a string.
         default_decoding: What answers when a call does not say; None is the base's own head.
+        calibration: What ``offramp calibrate`` found for these exits, or None.
+        exits_from: Folder that the exits were loaded from, if it keeps them apart.
         layout: Where the parts of the base are, if the user had to say.
     """
 
@@ -44,6 +47,8 @@ class MultiExitModel(LoopParts):
     base_forward: ClassVar[Callable[..., Any]]
     exits: nn.ModuleDict
     default_decoding: DecodingRule | None = None
+    calibration: Calibrated | None = None
+    exits_from: str | None = None
     layout: Layout | None = None
 
     @property

@@ -8,8 +8,7 @@ Not here: reading them (offramp.models.checkpoint, offramp.models.auto).
 
 import contextlib
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,12 @@ from torch import Tensor
 
 from offramp.config import VocabularyProjectionMode as Mode
 from offramp.errors import CheckpointError, ConfigError, first_line
+from offramp.models.calibration import FILE as CALIBRATION
+from offramp.models.calibration import hash_exits, save_calibration
 from offramp.models.checkpoint import FORMAT, TABLE, TENSORS, VERSION
 from offramp.models.drafting import FILE as DRAFTER
 from offramp.models.drafting import save_drafter
+from offramp.models.files import write_whole as _whole
 from offramp.models.fingerprint import fingerprint_of
 
 ADDED = ("exits", "drafter")
@@ -69,7 +71,8 @@ def save_exits(
 ) -> None:
     """Save the exits alone, as ``exits.json`` and ``exits.safetensors``, like an adapter.
 
-    A trained drafter is saved beside them, as ``drafter.safetensors``.
+    A trained drafter is saved beside them, as ``drafter.safetensors``, and what calibration found
+    for them; that of other exits is removed.
 
     Args:
         model: A model with exits.
@@ -104,6 +107,7 @@ def save_exits(
     text = json.dumps(table, indent=1) + "\n"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / CALIBRATION).unlink(missing_ok=True)
         _whole(folder / TENSORS, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
         _whole(folder / TABLE, lambda path: path.write_text(text, encoding="utf-8"))
         if model.drafter is None:
@@ -115,6 +119,10 @@ def save_exits(
             f"cannot write exits to {folder}: {first_line(error)}; free some space or name another "
             "folder"
         ) from None
+    projections = {exit: model.exits[str(exit)].mode for exit in model.exit_numbers}
+    found = model.calibration
+    if found is not None and found.exits_hash == hash_exits(projections, tensors):
+        save_calibration(found, folder)
 
 
 def save_published(model: Any, folder: str | Path) -> None:
@@ -183,13 +191,3 @@ def _words_of_transformers_4(config: dict[str, Any]) -> dict[str, Any]:
         scaling = {name: value for name, value in rope.items() if name != "rope_theta"}
         words["rope_scaling"] = scaling if rope.get("rope_type", "default") != "default" else None
     return words
-
-
-def _whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file beside its place and move it there, so that it is never half there."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

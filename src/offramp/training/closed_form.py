@@ -91,6 +91,7 @@ def fit_closed_form(
         InputError: There is no text.
     """
     projections = _fittable(model, exits)
+    model.calibration = None  # it was found for exits as they were
     if not ridge > 0:
         raise ConfigError(f"ridge must be above 0, got {ridge}; try 1e-4")
     depth = model.depth

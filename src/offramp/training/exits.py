@@ -75,6 +75,7 @@ def train_exits(
     """
     numbers = trainable(model, settings.exits, unfreeze=settings.unfreeze)
     freeze_(model, numbers, unfreeze=settings.unfreeze)
+    model.calibration = None  # it was found for exits as they were
     student = Student(model, settings.lesson(numbers), frozen=not settings.unfreeze)
     if settings.checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})

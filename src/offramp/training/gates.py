@@ -84,6 +84,7 @@ def train_gates(
     lesson = Lesson(
         objective=Objective(), exit_weights=dict.fromkeys(numbers, 1.0), share=share, seed=1
     )
+    model.calibration = None  # it was found for other gates
     student = Student(model, lesson).eval()
     seen: dict[int, list[tuple[Tensor, Tensor]]] = {exit: [] for exit in numbers}
     for batch in batches:

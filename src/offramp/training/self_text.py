@@ -196,7 +196,7 @@ def _given_starts(
     """Give the tokens of the next prompts; used up, none, or the first ones ``again``."""
     places = range(cycle * size, (cycle + 1) * size)
     chosen = [prompts[place % len(prompts)] for place in places if again or place < len(prompts)]
-    return [_opened(tokenizer, prompt) for prompt in chosen]
+    return [opened(tokenizer, prompt) for prompt in chosen]
 
 
 def _own_starts(model: Any, tokenizer: Any, settings: SelfText) -> list[list[int]]:
@@ -216,7 +216,7 @@ def _own_starts(model: Any, tokenizer: Any, settings: SelfText) -> list[list[int
         text, end, _ = tokenizer.decode(turn).partition(after)
         if end and text.strip():
             said.append(text.strip())
-    return [_opened(tokenizer, text) for text in dict.fromkeys(said)]
+    return [opened(tokenizer, text) for text in dict.fromkeys(said)]
 
 
 def _template(tokenizer: Any) -> tuple[str, str]:
@@ -231,7 +231,7 @@ def _template(tokenizer: Any) -> tuple[str, str]:
     return before, after.strip().split("\n")[0]
 
 
-def _opened(tokenizer: Any, prompt: str) -> list[int]:
+def opened(tokenizer: Any, prompt: str) -> list[int]:
     """Give the tokens of a prompt, in the chat template where there is one."""
     if tokenizer.chat_template is None:
         return list(tokenizer(prompt)["input_ids"])
