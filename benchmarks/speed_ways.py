@@ -185,7 +185,7 @@ def by_drafter(engine: str, *, lookup: int = 0, target: Any = None) -> dict[str,
     some: dict[str, Any] = {"lookup": lookup, "target": target, "engine": engine}
     return {
         f"auto {surest}": SelfSpeculation(surest=surest, **some) for surest in (0.4, 0.25, 0.55)
-    } | {f"{length}": SelfSpeculation(draft_length=length, **some) for length in (1, 2)}
+    } | {f"{length}": SelfSpeculation(draft_length=length, **some) for length in (1, 2, 3)}
 
 
 def by_exit(engine: str, *, target: Any = None) -> dict[str, Any]:
