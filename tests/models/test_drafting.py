@@ -7,7 +7,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import tiny
-from offramp import AutoMultiExitModel, SelfSpeculation, attach_exits, save_exits
+from offramp import (
+    AutoMultiExitModel,
+    SelfSpeculation,
+    attach_exits,
+    export_exit,
+    save_exits,
+)
 from offramp.blocks.drafter import Drafter
 from offramp.errors import CheckpointError
 
@@ -87,3 +93,12 @@ def test_a_drafter_that_does_not_fit_is_refused(tmp_path, spoil, message):
 
     with pytest.raises(CheckpointError, match=message):
         AutoMultiExitModel.from_pretrained(tmp_path)
+
+
+def test_an_exit_is_exported_without_the_drafter(tmp_path):
+    model = drafted()
+    attach_exits(model, (3,), "direct")
+
+    export_exit(model, tmp_path / "three", exit=3)
+
+    assert not any("drafter" in name for name in load_file(tmp_path / "three/model.safetensors"))

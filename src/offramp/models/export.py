@@ -214,7 +214,7 @@ def _cut_state(model: Any, state: dict[str, Tensor], exit: int) -> dict[str, Ten
     return {
         name.replace(extra, above[0]) if name.startswith(extra) else name: tensor
         for name, tensor in state.items()
-        if name.startswith(extra) or not name.startswith(("exits.", *above))
+        if name.startswith(extra) or not name.startswith(("exits.", "drafter.", *above))
     }
 
 
