@@ -14,6 +14,7 @@ Source: Leviathan et al. 2022, arXiv:2211.17192, and Zhang et al. 2023, "Draft &
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -44,100 +45,127 @@ def write(
         rule: Makes the scores; None is the base's own head.
         source: Guesses tokens; None is one token a step.
     """
-    texts = begin(request, engine)
     exits = () if rule is None else rule.exits(model)
     captured = tuple(exit for exit in exits if exit != ORIGINAL)
-    top = max(captured) if captured and ORIGINAL not in exits else engine.anatomy.depth
-    prompts = [Draft(tokens=text.tokens[1:]) for text in texts]
-    _verify(model, engine, rule, (texts, prompts, captured, top), source, prompt=True)
+    loop = _Loop(
+        model=model,
+        engine=engine,
+        rule=rule,
+        source=source,
+        captured=captured,
+        top=max(captured) if captured and ORIGINAL not in exits else engine.anatomy.depth,
+    )
+    texts = begin(request, engine)
+    loop.read(texts)
     while live := [text for text in texts if not text.done]:
-        drafts = [Draft() for _ in live] if source is None else source.draft(live, captured)
-        _verify(model, engine, rule, (live, drafts, captured, top), source)
+        loop.step(live)
     return texts
 
 
-def _verify(
-    model: LoopModel,
-    engine: Engine,
-    rule: DecodingRule | None,
-    work: tuple[list[Text], list[Draft], tuple[int, ...], int],
-    source: DraftSource | None,
-    *,
-    prompt: bool = False,
-) -> None:
-    """Run each text's last token and its draft, and add what the rule makes of them.
+@dataclass(frozen=True, kw_only=True)
+class _Loop:
+    """What stays the same from step to step.
 
-    A prompt is run like a draft that nobody doubts: its last position alone is scored.
+    Attributes:
+        model: See ``write``.
+        engine: See ``write``.
+        rule: See ``write``.
+        source: See ``write``.
+        captured: Exits whose states the rule reads.
+        top: The deepest exit that is read; blocks above it are never run.
     """
-    texts, drafts, captured, top = work
-    wanted = captured if top in captured else (*captured, top)
-    counts = [len(draft.tokens) + 1 for draft in drafts]
-    states = _states(engine, (texts, drafts, captured, top), prompt=prompt)
-    if prompt:
-        ends = torch.tensor(counts, device=states[top].device).cumsum(0) - 1
-        states = {exit: states[exit][ends] for exit in wanted}
-        drafts, counts = [Draft() for _ in texts], [1] * len(texts)
-    view = model.view_of(engine, {exit: states[exit] for exit in wanted})
-    scores = view.logits(ORIGINAL) if rule is None else rule.scores(view, model)
-    best = None if _chosen_by_hand(texts[0].request) else scores.argmax(-1).tolist()
-    at = 0
-    for text, draft, count in zip(texts, drafts, counts, strict=True):
-        taken = _accept(text, draft.tokens, scores[at : at + count], best and best[at:], top)
-        text.row.cut(len(text.tokens) - 1)
-        if source is not None:
-            source.note(text, view, at + taken)
-        at += count
 
+    model: LoopModel
+    engine: Engine
+    rule: DecodingRule | None
+    source: DraftSource | None
+    captured: tuple[int, ...]
+    top: int
 
-def _states(
-    engine: Engine,
-    work: tuple[list[Text], list[Draft], tuple[int, ...], int],
-    *,
-    prompt: bool,
-) -> dict[int, Float[Tensor, "tokens width"]]:
-    """Take each text's last token and draft from wherever they are to the top."""
-    texts, drafts, captured, top = work
-    known = [draft.states for draft in drafts if draft.states is not None]
-    start = min((max(each) for each in known), default=0)
-    fresh = [place for place, draft in enumerate(drafts) if draft.states is None]
-    if fresh:
-        mine = [texts[place] for place in fresh]
-        tokens = [
-            (text.tokens if prompt else [text.tokens[-1], *drafts[place].tokens])
-            for place, text in zip(fresh, mine, strict=True)
-        ]
+    def read(self, texts: Sequence[Text]) -> None:
+        """Run the prompts, score the last position of each, and add its token."""
+        tokens = [text.tokens for text in texts]
         counts = [len(each) for each in tokens]
-        found = climb(
-            engine, embedded(engine, mine, tokens), (0, start), mine, counts, captured=captured
-        )
-        parts = {exit: torch.split(each, counts) for exit, each in found.items()}
-        for number, place in enumerate(fresh):
-            drafts[place].states = {exit: each[number] for exit, each in parts.items()}
-    lower = {
-        exit: torch.cat([draft.states[exit] for draft in drafts if draft.states is not None])
-        for exit in {start, *(exit for exit in captured if exit <= start)}
-    }
-    counts = [len(draft.tokens) + 1 for draft in drafts]
-    return lower | climb(engine, lower[start], (start, top), texts, counts, captured=captured)
+        states = embedded(self.engine, texts, tokens)
+        found = climb(self.engine, states, (0, self.top), texts, counts, captured=self.captured)
+        ends = torch.tensor(counts, device=states.device).cumsum(0) - 1
+        found = {exit: each[ends] for exit, each in found.items()}
+        self._check(texts, [Draft() for _ in texts], found)
 
+    def step(self, texts: Sequence[Text]) -> None:
+        """Run each text's last token and its draft, and add what the rule makes of them."""
+        if self.source is None:
+            drafts = [Draft() for _ in texts]
+        else:
+            drafts = self.source.draft(texts, self.captured)
+        self._check(texts, drafts, self._states(texts, drafts))
 
-def _chosen_by_hand(request: Request) -> bool:
-    return bool(request.processors) or request.do_sample
+    def _states(
+        self, texts: Sequence[Text], drafts: Sequence[Draft]
+    ) -> dict[int, Float[Tensor, "tokens width"]]:
+        """Take each text's last token and draft to the top, from wherever drafting left them."""
+        begun = [draft.states for draft in drafts if draft.states is not None]
+        start = max(begun[0]) if begun else 0
+        fresh = [place for place, draft in enumerate(drafts) if draft.states is None]
+        if fresh:
+            mine = [texts[place] for place in fresh]
+            tokens = [[texts[place].tokens[-1], *drafts[place].tokens] for place in fresh]
+            counts = [len(each) for each in tokens]
+            states = embedded(self.engine, mine, tokens)
+            found = climb(self.engine, states, (0, start), mine, counts, captured=self.captured)
+            parts = {exit: torch.split(each, counts) for exit, each in found.items()}
+            for number, place in enumerate(fresh):
+                drafts[place].states = {exit: each[number] for exit, each in parts.items()}
+        lower = {
+            exit: torch.cat([draft.states[exit] for draft in drafts if draft.states is not None])
+            for exit in {start, *(exit for exit in self.captured if exit <= start)}
+        }
+        counts = [len(draft.tokens) + 1 for draft in drafts]
+        span = (start, self.top)
+        return lower | climb(self.engine, lower[start], span, texts, counts, captured=self.captured)
 
+    def _check(
+        self,
+        texts: Sequence[Text],
+        drafts: Sequence[Draft],
+        states: dict[int, Float[Tensor, "tokens width"]],
+    ) -> None:
+        """Score all positions at once, take what was drafted right, and cut the rest."""
+        read = {*self.captured, self.top}
+        view = self.model.view_of(self.engine, {exit: states[exit] for exit in read})
+        scores = view.logits(ORIGINAL) if self.rule is None else self.rule.scores(view, self.model)
+        request = texts[0].request
+        drawn = bool(request.processors) or request.do_sample
+        best = [] if drawn else scores.argmax(-1).tolist()
+        at = 0
+        for text, draft in zip(texts, drafts, strict=True):
+            count = len(draft.tokens) + 1
+            taken = self._accept(text, draft.tokens, scores[at : at + count], best[at:])
+            text.row.cut(len(text.tokens) - 1)
+            if self.source is not None:
+                self.source.note(text, view, at + taken)
+            at += count
 
-def _accept(
-    text: Text,
-    draft: Sequence[int],
-    scores: Float[Tensor, "positions vocab"],
-    best: list[int] | None,
-    top: int,
-) -> int:
-    """Add tokens as long as the draft was right, and the one after; say how many were right."""
-    text.drafted += len(draft)
-    for place in range(len(draft) + 1):
-        token = text.pick(scores[place]) if best is None else best[place]
-        text.add(token, exit=top)
-        if text.done or place == len(draft) or token != draft[place]:
-            break
-        text.accepted += 1
-    return place
+    def _accept(
+        self,
+        text: Text,
+        draft: Sequence[int],
+        scores: Float[Tensor, "positions vocab"],
+        best: Sequence[int],
+    ) -> int:
+        """Add tokens as long as the draft was right, and the one after; say how many were right.
+
+        Args:
+            text: To add to.
+            draft: Its draft.
+            scores: Before each token of the draft, and after the last.
+            best: Best token of each; empty where tokens are drawn or processors change scores.
+        """
+        text.drafted += len(draft)
+        for place in range(len(draft) + 1):
+            token = best[place] if best else text.pick(scores[place])
+            text.add(token, exit=self.top)
+            if text.done or place == len(draft) or token != draft[place]:
+                break
+            text.accepted += 1
+        return place
