@@ -92,3 +92,15 @@ def test_the_trained_drafter_is_often_right_and_never_changes_the_text(default, 
 
     assert drafted.sequences.tolist() == plain.tolist()
     assert int(drafted.accepted) >= (0.25 if target is None else 0.05) * int(drafted.drafted)
+
+
+@pytest.mark.real
+def test_the_shipped_thresholds_are_for_the_shipped_exits(default):
+    model, _ = default
+
+    thresholds = model.calibration.thresholds("gate")
+
+    assert tuple(thresholds) == model.exit_numbers
+    assert all(0.5 < each < 1 for each in thresholds.values())
+    assert [each.bound for each in model.calibration.early_exit] == [0.05, 0.1, 0.02]
+    assert model.calibration.speculation is None

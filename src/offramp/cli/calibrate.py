@@ -237,9 +237,9 @@ def calibrate(  # noqa: PLR0913 - one parameter for each option
     Early exit gets thresholds with which, with the chosen confidence, fewer
     tokens than the bound differ from the whole model's; texts that were kept
     back show what they do. Self-speculation is timed against plain decoding. What
-    was found is kept with the exits and used by EarlyExit() and
-    SelfSpeculation(); what is slower than plain decoding is reported, and not
-    used. Results go to stdout.
+    was found is kept with the exits: EarlyExit() uses the thresholds,
+    SelfSpeculation() the fastest settings. Speculation that is slower than
+    plain decoding is reported, and not used. Results go to stdout.
     """
     if named is not None and model is not None:
         raise ConfigError(f"the model is named twice, {named} and --model {model}; name it once")
