@@ -109,7 +109,7 @@ def _settings(way: SelfSpeculation, timing: Timing, *, used: bool) -> Calibrated
 
 def _prompts(
     loaded: Loaded, rows: Any, wanted: Wanted, given: Sequence[str] | None
-) -> list[Int[Tensor, " seq"]]:
+) -> list[Int[Tensor, " _"]]:
     """Give what is answered: the user's prompts, or those of the text, or its first words."""
     if given is not None:
         tokens = [opened(loaded.tokenizer, each) for each in given[:MOST_PROMPTS]]

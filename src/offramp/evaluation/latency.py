@@ -111,7 +111,7 @@ class Stopwatch:
     def __init__(
         self,
         model: Any,
-        prompts: Sequence[Int[Tensor, " seq"]],
+        prompts: Sequence[Int[Tensor, " _"]],
         *,
         max_new_tokens: int = 64,
         seed: int = 0,
