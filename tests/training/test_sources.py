@@ -80,7 +80,7 @@ def test_files_have_no_split(tmp_path):
         rows_of(source, split="test")
 
 
-@pytest.mark.parametrize("source", ["nowhere.jsonl", "./not/even/here", "/tmp/not here either"])
+@pytest.mark.parametrize("source", ["nowhere.jsonl", "./not/even/here", "/nowhere/not here either"])
 def test_a_missing_file_is_not_looked_for_on_the_hub(source):
     with pytest.raises(
         InputError, match=r"^cannot read .*: No such file or directory; name a file"

@@ -31,10 +31,6 @@ class Rule(StrEnum):
     saturation = "saturation"
 
 
-Named = Annotated[
-    str | None,
-    typer.Argument(metavar="MODEL", help="The same as --model.", show_default=False),
-]
 Data = Annotated[
     str,
     typer.Option(
@@ -206,7 +202,7 @@ class Wanted:
 
 
 def calibrate(  # noqa: PLR0913 - one parameter for each option
-    named: Named = None,
+    named: options.Named = None,
     *,
     data: Data,
     output: Output,
@@ -241,10 +237,8 @@ def calibrate(  # noqa: PLR0913 - one parameter for each option
     SelfSpeculation() the fastest settings. Speculation that is slower than
     plain decoding is reported, and not used. Results go to stdout.
     """
-    if named is not None and model is not None:
-        raise ConfigError(f"the model is named twice, {named} and --model {model}; name it once")
     wanted = Wanted(
-        model=model if named is None else named,
+        model=options.named_once(named, model),
         exits_from=exits_from,
         dtype=dtype.value,
         device=device,

@@ -13,13 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from offramp.cli.calibrate import SELF, Wanted
 from offramp.cli.loading import Loaded, load
 from offramp.cli.promises import show_promises
 from offramp.cli.prompts import read_prompts
-from offramp.cli.quiet import quiet
+from offramp.cli.quiet import memory_named, quiet
 from offramp.cli.show import progress, remark, show_json
 from offramp.cli.texts import batched, check_readable, read_rows
 from offramp.cli.trials import Trials, run_trials
@@ -57,15 +55,9 @@ def run_calibration(wanted: Wanted) -> None:
         OfframpError: Something was asked for that cannot be done.
     """
     check_readable(wanted.data)
-    with quiet(verbose=wanted.verbose):
-        try:
-            run = _Run(wanted)
-            facts = run.go()
-        except torch.OutOfMemoryError:
-            raise ConfigError(
-                f"out of memory with --device {wanted.device} and --batch-size "
-                f"{wanted.batch_size}; try a smaller batch, --dtype bfloat16 or --device cpu"
-            ) from None
+    memory = memory_named(device=wanted.device, batch_size=wanted.batch_size)
+    with quiet(verbose=wanted.verbose), memory:
+        facts = _Run(wanted).go()
     if wanted.json:
         show_json(facts)
     else:

@@ -18,10 +18,6 @@ from offramp.models.export_folder import check_export_folder
 
 EXAMPLE = "Example: offramp export my-model --exits-from my-exits --exit 12 --output draft"
 
-Named = Annotated[
-    str | None,
-    typer.Argument(metavar="MODEL", help="The same as --model.", show_default=False),
-]
 Exit = Annotated[
     str,
     typer.Option(
@@ -68,7 +64,7 @@ class Export:
 
 
 def export(  # noqa: PLR0913 - one parameter for each option
-    named: Named = None,
+    named: options.Named = None,
     *,
     exit: Exit,
     output: Output,
@@ -86,14 +82,13 @@ def export(  # noqa: PLR0913 - one parameter for each option
     base. It is loaded again and compared with the exit before it is put into
     its folder. Results go to stdout.
     """
-    if named is not None and model is not None:
-        raise ConfigError(f"the model is named twice, {named} and --model {model}; name it once")
+    model = options.named_once(named, model)
     number = parse_exit(exit)
     if number == ORIGINAL:
         raise ConfigError("--exit original is the whole model, nothing is cut; try --exit 12")
     check_export_folder(output, overwrite=overwrite)
     chosen = Export(
-        model=model if named is None else named,
+        model=model,
         exits_from=exits_from,
         exit=number,
         output=output,

@@ -6,17 +6,14 @@ Law: what can be refused is refused before the first token is read; the numbers 
 Not here: the numbers (offramp.evaluation), the table (offramp.cli.table).
 """
 
-import torch
-
 from offramp.cli.evaluate import Evaluation
 from offramp.cli.loading import Loaded, load
-from offramp.cli.quiet import quiet
+from offramp.cli.quiet import memory_named, quiet
 from offramp.cli.rule import read_rule
 from offramp.cli.show import progress, show_json
 from offramp.cli.table import show_report
 from offramp.cli.texts import batched, check_readable, read_rows
 from offramp.config import parse_exits
-from offramp.errors import ConfigError
 from offramp.evaluation.exits import measure_exits
 from offramp.evaluation.picture import check_picture, draw
 from offramp.evaluation.report import Report
@@ -32,14 +29,9 @@ def measure(settings: Evaluation) -> None:
     if settings.picture is not None:
         check_picture(settings.picture)
     check_readable(settings.data)
-    with quiet(verbose=settings.verbose):
-        try:
-            loaded, report = _measured(settings)
-        except torch.OutOfMemoryError:
-            raise ConfigError(
-                f"out of memory with --device {settings.device} and --batch-size "
-                f"{settings.batch_size}; try a smaller batch, --dtype bfloat16 or --device cpu"
-            ) from None
+    memory = memory_named(device=settings.device, batch_size=settings.batch_size)
+    with quiet(verbose=settings.verbose), memory:
+        loaded, report = _measured(settings)
     title = f"{loaded.name} on {settings.data}"
     if settings.json:
         facts = {"model": loaded.name, "data": settings.data, "split": settings.split}

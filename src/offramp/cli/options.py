@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from offramp.errors import ConfigError
+
 SOURCE, EXITS, RESULTS = "Prompts", "Which exits answer", "Results"
 SPEED = "Speed"
 TEXT, MACHINE = "Text (names of transformers)", "Computation"
@@ -66,6 +68,10 @@ Model = Annotated[
         "checkpoint gets a direct exit after every block, one with exits keeps its own.",
         rich_help_panel=EXITS,
     ),
+]
+Named = Annotated[
+    str | None,
+    typer.Argument(metavar="MODEL", help="The same as --model.", show_default=False),
 ]
 ExitsFrom = Annotated[
     str | None,
@@ -271,3 +277,14 @@ Verbose = Annotated[
         rich_help_panel=RESULTS,
     ),
 ]
+
+
+def named_once(named: str | None, model: str | None) -> str | None:
+    """Give the model that was named as an argument or by ``--model``; None is neither.
+
+    Raises:
+        ConfigError: Both were given.
+    """
+    if named is not None and model is not None:
+        raise ConfigError(f"the model is named twice, {named} and --model {model}; name it once")
+    return model if named is None else named

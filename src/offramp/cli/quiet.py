@@ -10,10 +10,33 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from huggingface_hub import constants
 from huggingface_hub.utils import logging as hub
 from huggingface_hub.utils.tqdm import enable_progress_bars
 from transformers.utils import logging as transformers
+
+from offramp.errors import ConfigError
+
+
+@contextmanager
+def memory_named(*, device: str, batch_size: int) -> Iterator[None]:
+    """Turn an accelerator's want of memory into one line that says what to change.
+
+    Args:
+        device: Value of ``--device``.
+        batch_size: Value of ``--batch-size``.
+
+    Raises:
+        ConfigError: It ran out of memory.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise ConfigError(
+            f"out of memory with --device {device} and --batch-size {batch_size}; try a smaller "
+            "batch, --dtype bfloat16 or --device cpu"
+        ) from None
 
 
 @contextmanager

@@ -9,15 +9,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
 from offramp.cli.answers import Answers
 from offramp.cli.output import Interrupted, ResultFile, key_of
 from offramp.cli.prompts import Prompt
-from offramp.cli.quiet import quiet
+from offramp.cli.quiet import memory_named, quiet
 from offramp.cli.settings import Display, Settings
 from offramp.cli.show import progress, remark, show_json, show_text
-from offramp.errors import ConfigError
 
 
 def run(settings: Settings, prompts: Sequence[Prompt], display: Display) -> None:
@@ -27,14 +24,9 @@ def run(settings: Settings, prompts: Sequence[Prompt], display: Display) -> None
         OfframpError: Something was asked for that cannot be done.
         Interrupted: Ctrl-C, with an output file to go on from.
     """
-    with quiet(verbose=display.verbose):
-        try:
-            _run(Answers(settings, prompts), prompts, display)
-        except torch.OutOfMemoryError:
-            raise ConfigError(
-                f"out of memory with --device {settings.device} and --batch-size "
-                f"{settings.batch_size}; try a smaller batch, --dtype bfloat16 or --device cpu"
-            ) from None
+    memory = memory_named(device=settings.device, batch_size=settings.batch_size)
+    with quiet(verbose=display.verbose), memory:
+        _run(Answers(settings, prompts), prompts, display)
 
 
 def _run(answers: Answers, prompts: Sequence[Prompt], display: Display) -> None:

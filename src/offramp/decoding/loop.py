@@ -46,20 +46,25 @@ def write(
         source: Guesses tokens; None is one token a step.
     """
     exits = () if rule is None else rule.exits(model)
-    captured = tuple(exit for exit in exits if exit != ORIGINAL)
     loop = _Loop(
         model=model,
         engine=engine,
         rule=rule,
         source=source,
-        captured=captured,
-        top=max(captured) if captured and ORIGINAL not in exits else engine.anatomy.depth,
+        captured=tuple(exit for exit in exits if exit != ORIGINAL),
+        top=deepest(model, rule),
     )
     texts = begin(request, engine)
     loop.read(texts)
     while live := [text for text in texts if not text.done]:
         loop.step(live)
     return texts
+
+
+def deepest(model: LoopModel, rule: DecodingRule | None) -> int:
+    """Give the deepest exit that a rule reads; without a rule, the last."""
+    exits = () if rule is None else rule.exits(model)
+    return max((model.depth if exit == ORIGINAL else exit for exit in exits), default=model.depth)
 
 
 @dataclass(frozen=True, kw_only=True)

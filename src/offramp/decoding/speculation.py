@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from offramp.blocks.engines import Engine
-from offramp.config import ORIGINAL
 from offramp.decoding.drafts import (
     LONGEST_AUTO,
     DrafterDrafts,
@@ -21,7 +20,7 @@ from offramp.decoding.drafts import (
     LookupDrafts,
     Patience,
 )
-from offramp.decoding.loop import write
+from offramp.decoding.loop import deepest, write
 from offramp.decoding.protocol import DecodingRule, LoopModel
 from offramp.decoding.request import Request, Text
 from offramp.errors import ConfigError
@@ -123,8 +122,7 @@ class SelfSpeculation:
         if settled is not self:
             return settled.check(model)
         _check_exits(model, self.target)
-        exits = () if self.target is None else self.target.exits(model)
-        top = model.depth if not exits or ORIGINAL in exits else max(int(e) for e in exits)
+        top = deepest(model, self.target)
         if self.draft_exit is None:
             if model.drafter is None:
                 raise ConfigError(

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from offramp.blocks.projections import Projection
 from offramp.config import ORIGINAL
+from offramp.decoding.early_exit import EarlyExit
 from offramp.decoding.judge import BY_SCORES
 from offramp.errors import ConfigError, InputError
 from offramp.evaluation.reading import CHUNK, Batch, Positions, Reader, check_chunk, refuse_nan
@@ -99,18 +100,15 @@ def recorded_exits(model: Any, rule: str) -> tuple[int, ...]:
         raise ConfigError(
             f"no rule {rule!r} has a threshold; use one of {', '.join(RECORDED_RULES)}"
         )
-    lowest = 1 if rule == "saturation" else 0  # one state before it
-    exits = [exit for exit in model.exit_numbers if lowest <= exit < model.depth]
-    if rule == "gate":
-        exits = [exit for exit in exits if model.exits[str(exit)].gate is not None]
-        if not exits:
-            raise ConfigError(
-                "no exit of this model has a gate; train them by offramp train --gates, or use "
-                "rule top_gap"
-            )
+    exits = EarlyExit(rule=rule, threshold=1.0).answering(model)
+    if not exits and rule == "gate":
+        raise ConfigError(
+            "no exit of this model has a gate; train them by offramp train --gates, or use "
+            "rule top_gap"
+        )
     if not exits:
         raise ConfigError("this model has no exit below its last layer; attach some")
-    return tuple(exits)
+    return exits
 
 
 class _Asking:

@@ -28,6 +28,7 @@ from offramp.config import ORIGINAL, ExitName, parse_exit
 from offramp.errors import CheckpointError, ConfigError, first_line
 from offramp.models.auto import load_base
 from offramp.models.export_folder import check_export_folder, holds_base, move, staged
+from offramp.models.fingerprint import of_base
 from offramp.models.multiexit import MultiExitModel
 from offramp.models.truncated import truncated_config
 
@@ -214,7 +215,7 @@ def _cut_state(model: Any, state: dict[str, Tensor], exit: int) -> dict[str, Ten
     return {
         name.replace(extra, above[0]) if name.startswith(extra) else name: tensor
         for name, tensor in state.items()
-        if name.startswith(extra) or not name.startswith(("exits.", "drafter.", *above))
+        if name.startswith(extra) or (of_base(name) and not name.startswith(above))
     }
 
 

@@ -22,6 +22,19 @@ SAMPLES, EMBEDDING_SAMPLES = 4, 64
 ONE_ROUNDING = 2.0**-7
 """Two roundings to bf16 and fp16 in either order differ by less than this share of the value."""
 
+ADDED = ("exits", "drafter")
+"""Modules that a model with exits has beside those of its base."""
+
+
+def of_base(name: str) -> bool:
+    """Tell whether a weight of a model with exits, by its name, is one of the base.
+
+    Example:
+        >>> of_base("model.norm.weight"), of_base("exits.2.linear.weight")
+        (True, False)
+    """
+    return name.split(".")[0] not in ADDED
+
 
 def fingerprint_of(model: Any) -> dict[str, Any]:
     """Sample a base model.
@@ -31,7 +44,7 @@ def fingerprint_of(model: Any) -> dict[str, Any]:
     """
     samples = {"embedding": _sampled(model.get_input_embeddings().weight, EMBEDDING_SAMPLES)}
     for name, parameter in model.named_parameters():
-        if not name.startswith(("exits.", "drafter.")):
+        if of_base(name):
             samples[name] = _sampled(parameter, SAMPLES)
     return {"shape": _shape_hash(model), "samples": {k: v for k, v in samples.items() if v}}
 

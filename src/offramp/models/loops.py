@@ -7,7 +7,7 @@ Law: prompts, processors, stopping criteria and seeds are transformers' own
 Not here: the loops (offramp.decoding).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,9 @@ from transformers.generation import GenerationConfig
 from transformers.utils import ModelOutput
 
 from offramp.blocks.engines import Engine, engine_for
-from offramp.blocks.projections import Block, Head, can_gather
+from offramp.blocks.projections import Block, Head, Projection, can_gather
 from offramp.blocks.watch import Watched
-from offramp.config import ExitName
+from offramp.config import ORIGINAL, ExitName
 from offramp.decoding.protocol import DecodingLoop
 from offramp.decoding.request import Request, Text
 from offramp.errors import ConfigError
@@ -63,14 +63,17 @@ class LoopParts:
         model: Any = self
         return model._modules.get("drafter")
 
+    def projections_of(self, exits: Iterable[int]) -> dict[int, Projection]:
+        """Give those of some exits that are attached."""
+        attached: Any = self.exits
+        return {exit: attached[str(exit)] for exit in exits if str(exit) in attached}
+
     def view_of(self, engine: Engine, states: Mapping[int, Float[Tensor, "rows width"]]) -> View:
         """Let exits speak about states that an engine gave, N tokens in place of positions."""
         anatomy = engine.anatomy
         top = states.get(anatomy.depth)
-        attached: Any = self.exits
-        extra = [
-            exit for exit in states if isinstance(dict(attached.items()).get(str(exit)), Block)
-        ]
+        projections = self.projections_of(states)
+        extra = [exit for exit, each in projections.items() if isinstance(each, Block)]
         if extra:
             raise ConfigError(
                 f"exits {extra} are 'block' exits, which this decoding does not run; use FixedExit "
@@ -81,7 +84,7 @@ class LoopParts:
             seen=Watched(
                 states=dict(states), head_input=None if top is None else anatomy.finish(top)
             ),
-            projections={exit: attached[str(exit)] for exit in states if str(exit) in attached},
+            projections=projections,
             keep=_all,
             base_logits=None,
         )
@@ -92,8 +95,7 @@ class LoopParts:
         Raises:
             ConfigError: A token does not exist, or the head holds no plain weight.
         """
-        attached: Any = self.exits
-        projection = dict(attached.items()).get(str(exit))
+        projection = None if exit == ORIGINAL else self.projections_of((exit,)).get(exit)
         head = projection.linear if isinstance(projection, Head) else self.anatomy.head
         if not can_gather(head):
             raise ConfigError(

@@ -177,8 +177,7 @@ class MultiExitModel(LoopParts):
         """Run the base once, as deep as needed, and give its output with the exits' view."""
         anatomy = self.anatomy
         keep = keeper(positions)
-        attached: Any = self.exits
-        projections = {exit: attached[str(exit)] for exit in numbers if str(exit) in attached}
+        projections = self.projections_of(numbers)
         deepest = anatomy.depth if original else max(numbers, default=anatomy.depth)
         blocks = any(isinstance(each, Block) for each in projections.values())
         with watch(

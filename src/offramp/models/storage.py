@@ -24,10 +24,7 @@ from offramp.models.checkpoint import FORMAT, TABLE, TENSORS, VERSION
 from offramp.models.drafting import FILE as DRAFTER
 from offramp.models.drafting import save_drafter
 from offramp.models.files import write_whole as _whole
-from offramp.models.fingerprint import fingerprint_of
-
-ADDED = ("exits", "drafter")
-"""Modules that ``attach_exits`` and its like add to a base."""
+from offramp.models.fingerprint import ADDED, fingerprint_of, of_base
 
 PUBLISHED_HEAD = "name_to_lm_exit_head.lm_head_{exit}.weight"
 PUBLISHED_CAST = "name_to_conv_matrix.{exit}_to_{depth}.weight"
@@ -59,7 +56,7 @@ def save_beside(model: Any, folder: str | Path, **options: Any) -> None:
         )
     state = options.pop("state_dict", None)
     if state is not None:
-        options["state_dict"] = {k: v for k, v in state.items() if k.split(".")[0] not in ADDED}
+        options["state_dict"] = {k: v for k, v in state.items() if of_base(k)}
     with plain_base(model):
         model.save_pretrained(folder, **options)
     if options.get("is_main_process", True):

@@ -25,7 +25,7 @@ from offramp.blocks.engines.engine import Piece
 from offramp.blocks.engines.onnx_graph import COSINE, LAST, OUT, SINE, STATES, TOTAL, cache_names
 from offramp.blocks.engines.onnx_sessions import HEAD_BITS, Segment, Sessions, as_value, sessions_of
 from offramp.blocks.engines.plain import fits
-from offramp.blocks.engines.slots import SlotRow, one_length
+from offramp.blocks.engines.slots import SlotRow, one_length, remember
 
 BITS: dict[str, int | None] = {
     "onnxruntime": None,
@@ -186,11 +186,7 @@ class OnnxEngine:
         where = torch.cat(places)
         cosine, sine = (each[where][:, None] for each in self._turns(int(where.max()) + 1))
         for index, block in enumerate(self.anatomy.blocks[start:], start):
-            new = _remembered(block, states.detach(), cosine, sine)
-            at = 0
-            for row, count in pieces:
-                row.add(index, new[at : at + count])
-                at += count
+            remember(pieces, index, _remembered(block, states.detach(), cosine, sine))
 
     def _run(
         self, states: Float[Tensor, "tokens width"], segments: Sequence[Segment], row: OnnxRow
@@ -246,7 +242,7 @@ def _remembered(
 
 def fits_onnx(anatomy: Anatomy) -> bool:
     """Tell whether ``OnnxEngine`` computes what this model's blocks do."""
-    if not fits(anatomy) or anatomy.config.hidden_act != "silu":
+    if not fits(anatomy):
         return False
     stack: Any = anatomy.stack
     attention: Any = anatomy.blocks[0].self_attn

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from offramp.blocks.anatomy import Anatomy
 from offramp.blocks.engines.engine import Piece
-from offramp.blocks.engines.slots import SlotRow, one_length
+from offramp.blocks.engines.slots import SlotRow, one_length, remember
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 """Norm, rotated queries and keys, output, norm, gated unit; nothing else between."""
@@ -133,11 +133,7 @@ class PlainEngine:
         for index in range(start, depth):
             block = self._blocks[index]
             normed = F.rms_norm(states, (states.shape[-1],), block.first_norm, self._epsilon)
-            heads = self._heads(block, normed, turn)[:, self._queries :]
-            at = 0
-            for row, count in pieces:
-                row.add(index, heads[at : at + count])
-                at += count
+            remember(pieces, index, self._heads(block, normed, turn)[:, self._queries :])
 
     def _weights(self, block: Any) -> _Block:
         """Collect a block's weights, and join those of its heads."""

@@ -4,9 +4,13 @@ In:  keys and values of the next tokens of a block. Out: all of that block's, wi
 Law: a row that was cut is as if the tokens cut had never come (tests/blocks/test_engines.py).
 """
 
+from collections.abc import Sequence
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from offramp.blocks.engines.engine import Piece
 from offramp.errors import CacheError
 
 ROOM = 128
@@ -55,6 +59,13 @@ class SlotRow:
                 grown[:, :before] = kept[:, :before]
             kept = self.kept[block] = grown
         return kept
+
+
+def remember(pieces: Sequence[Piece], block: int, new: Float[Tensor, "tokens heads width"]) -> None:
+    """Add keys and values of a block's next tokens to the rows that they belong to."""
+    parts = torch.split(new, [count for _, count in pieces])
+    for (row, _), part in zip(pieces, parts, strict=True):
+        row.add(block, part)
 
 
 def one_length(row: SlotRow, start: int, stop: int) -> int:
