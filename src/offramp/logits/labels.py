@@ -1,0 +1,59 @@
+"""How many labels each row of a batch has, and that they are usable: shared by CTC and the DAG.
+
+In:  labels [batch, target], padded at the right with -100. Out: their number per row, or an error.
+Law: what passes here can be looked up in the vocabulary; padding is not counted.
+Not here: making the labels (offramp.training).
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from offramp.errors import InputError
+
+NO_LABEL = -100
+"""What fills a row of labels up at the right; the number that torch's cross entropy passes over."""
+
+
+def label_lengths(
+    labels: Int[Tensor, "batch target"], *, vocab: int | None = None
+) -> Int[Tensor, " batch"]:
+    """Count each row's labels and refuse what no loss over paths could score.
+
+    Args:
+        labels: Tokens, padded at the right with -100.
+        vocab: Number of tokens; None checks only the padding.
+
+    Raises:
+        InputError: A label follows padding, or is neither -100 nor a token.
+
+    Example:
+        >>> label_lengths(torch.tensor([[5, 6, -100], [7, -100, -100]])).tolist()
+        [2, 1]
+    """
+    known = labels != NO_LABEL
+    if bool((known[:, 1:] & ~known[:, :-1]).any()):
+        raise InputError(
+            "labels must be padded at the right: a row has -100 before a label; "
+            "move its labels to the left"
+        )
+    strange = known & (labels < 0)
+    if vocab is not None:
+        strange |= labels >= vocab
+    if bool(strange.any()):
+        raise InputError(
+            f"label {int(labels[strange][0])} is no token: allowed are 0 to "
+            f"{'the last token' if vocab is None else vocab - 1}, and -100 as padding; "
+            "look whether tokenizer and model belong together"
+        )
+    return known.sum(-1)
+
+
+def wide(scores: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Give scores in float32, or float64 where they are so: sums over paths need the digits.
+
+    Example:
+        >>> wide(torch.zeros(2, dtype=torch.bfloat16)).dtype
+        torch.float32
+    """
+    return scores if scores.dtype == torch.float64 else scores.float()
