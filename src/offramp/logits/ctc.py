@@ -13,6 +13,8 @@ Paper: Graves et al. 2006, "Connectionist Temporal Classification", ICML, sectio
 Shapes: B batch, N canvas, M target, V vocabulary; a state is a label or a blank around it, 2M + 1.
 """
 
+from functools import partial
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -20,6 +22,9 @@ from torch.nn import functional
 
 from offramp.errors import InputError
 from offramp.logits.labels import NO_LABEL, label_lengths, wide
+
+FORBIDDEN = -1e4
+"""The log-probability that stands for none where a gradient must pass: e to its power is 0."""
 
 
 def ctc_fits(
@@ -77,24 +82,19 @@ def ctc_loss(
     if min(log_probs.shape) == 0:  # no canvas at all: only the empty text is possible
         return log_probs.sum((0, 2)).masked_fill(target_lengths > 0, torch.inf)
     targets = labels.masked_fill(labels == NO_LABEL, blank)
-
-    def loss(*, zero_infinity: bool) -> Tensor:
-        return functional.ctc_loss(
-            log_probs,
-            targets,
-            canvas_lengths,
-            target_lengths,
-            blank=blank,
-            reduction="none",
-            zero_infinity=zero_infinity,
-        )
-
-    nats = loss(zero_infinity=True)
-    if bool((nats == 0).any()):  # impossible, or certain? Only then it is worth a second look.
-        with torch.no_grad():
-            impossible = loss(zero_infinity=False).isinf()
-        nats = nats.masked_fill(impossible, torch.inf)
-    return nats
+    impossible = ~ctc_fits(labels, canvas_lengths)
+    loss = partial(
+        functional.ctc_loss,
+        targets=targets,
+        input_lengths=canvas_lengths,
+        target_lengths=target_lengths,
+        blank=blank,
+        reduction="none",
+    )
+    if bool(log_probs.amin() == -torch.inf):  # torch's gradient of these is NaN
+        impossible |= loss(log_probs.detach()).isinf()
+        log_probs = log_probs.masked_fill(log_probs == -torch.inf, FORBIDDEN)
+    return loss(log_probs, zero_infinity=True).masked_fill(impossible, torch.inf)
 
 
 def ctc_align(
