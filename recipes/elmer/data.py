@@ -14,12 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import data_g2p
+import data_rewrite
 from data_files import DataError, Row, say
 
 Maker = Callable[..., Row]
 
 TASKS: dict[str, Maker] = {
     "g2p": data_g2p.make,
+    "rewrite": data_rewrite.make,
 }
 
 

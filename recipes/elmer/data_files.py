@@ -39,8 +39,8 @@ def split_of(key: str) -> str:
         key: Anything that must not be on two sides; its case does not matter.
 
     Example:
-        >>> split_of("lighthouse")
-        'train'
+        >>> split_of("light"), split_of("LightHouse")
+        ('train', 'test')
     """
     first = hashlib.sha1(key.lower().encode("utf-8")).hexdigest()[0]
     return {"0": "test", "1": "dev"}.get(first, "train")
