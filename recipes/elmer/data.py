@@ -15,6 +15,7 @@ from pathlib import Path
 
 import data_g2p
 import data_rewrite
+import data_synopsis
 from data_files import DataError, Row, say
 
 Maker = Callable[..., Row]
@@ -22,6 +23,7 @@ Maker = Callable[..., Row]
 TASKS: dict[str, Maker] = {
     "g2p": data_g2p.make,
     "rewrite": data_rewrite.make,
+    "synopsis": data_synopsis.make,
 }
 
 

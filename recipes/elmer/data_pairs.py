@@ -78,10 +78,10 @@ def lead_rouge(rows: list[Row], *, words: int = LEAD_WORDS) -> float:
 
 
 def one_line(text: str) -> str:
-    """Write a text with single spaces.
+    r"""Write a text with single spaces.
 
     Example:
-        >>> one_line(" two\\n words ")
+        >>> one_line(" two\n words ")
         'two words'
     """
     return re.sub(r"\s+", " ", text).strip()

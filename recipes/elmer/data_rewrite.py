@@ -70,10 +70,10 @@ def place(number: int) -> Verse:
 
 
 def clean(text: str) -> str:
-    """Join lines, take away marks of editors, write one kind of apostrophe.
+    r"""Join lines, take away marks of editors, write one kind of apostrophe.
 
     Example:
-        >>> clean("the  earth [is] God`s.\\\\ ")
+        >>> clean("the  earth [is] God`s.\\ ")
         "the earth is God's."
     """
     return one_line(re.sub(r"[\[\]\\*+]", "", text.replace("`", "'")))
