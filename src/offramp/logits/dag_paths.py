@@ -5,7 +5,7 @@ In:  scores of tokens at vertices and of arcs between them. Out: log of the summ
 Law: equal to enumeration of every path, finite wherever the answer is (tests/logits/test_dag.py).
 Not here: what the scores are (offramp.logits.dag), their texts (offramp.logits.dag_decode).
 Source: the forward-backward and Viterbi algorithms, Rabiner 1989, "A tutorial on hidden Markov
-     models", section III.
+     models".
 
 Differs from the code of DA-Transformer (arXiv:2205.07459): no CUDA extension. Sums stay in log
 space: a matrix product of probabilities would be quicker but loses every path that is e^-87 times
