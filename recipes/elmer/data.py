@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import data_g2p
+import data_prose
 import data_rewrite
 import data_synopsis
 from data_files import DataError, Row, say
@@ -24,6 +25,7 @@ TASKS: dict[str, Maker] = {
     "g2p": data_g2p.make,
     "rewrite": data_rewrite.make,
     "synopsis": data_synopsis.make,
+    "prose": data_prose.make,
 }
 
 
