@@ -5,9 +5,9 @@ Law: a checkpoint that was cut off at any byte is passed over, one of another tr
      in it is refused, and no pickle is ever executed (tests/training/test_killed.py).
 Not here: writing them (offramp.training.trainer), the files of exits (offramp.models.checkpoint).
 
-A checkpoint holds the exits, or base and exits, as a model's folder does, and ``optimizer.pt``,
-``scheduler.pt``, ``rng_state*.pth`` and, written last, ``trainer_state.json``. Beside the
-checkpoints ``training.json`` says what was trained how.
+A checkpoint holds the exits, base and exits, or a model alone, as a model's folder does, and
+``optimizer.pt``, ``scheduler.pt``, ``rng_state*.pth`` and, written last, ``trainer_state.json``.
+Beside the checkpoints ``training.json`` says what was trained how.
 """
 
 import json
@@ -40,41 +40,57 @@ _UNREADABLE = (
 """What torch and transformers raise over a file that is missing, damaged or foreign."""
 
 
-def last_checkpoint(output: str | Path) -> str | None:
-    """Give the newest whole checkpoint in a folder; one that was cut off is passed over."""
-    whole = [path for path in _checkpoints(Path(output)) if is_whole(path)]
+def last_checkpoint(output: str | Path, *, exits: bool = True) -> str | None:
+    """Give the newest whole checkpoint in a folder; one that was cut off is passed over.
+
+    Args:
+        output: Folder of the training.
+        exits: Whether checkpoints hold exits, and not a model alone.
+    """
+    whole = [path for path in _checkpoints(Path(output)) if is_whole(path, exits=exits)]
     return str(max(whole, key=_step)) if whole else None
 
 
-def is_whole(checkpoint: Path) -> bool:
-    """Tell whether a checkpoint was written to its end."""
-    weights = [checkpoint / TENSORS, *checkpoint.glob("model*.safetensors")]
+def is_whole(checkpoint: Path, *, exits: bool = True) -> bool:
+    """Tell whether a checkpoint was written to its end.
+
+    Args:
+        checkpoint: Its folder.
+        exits: Whether it holds exits, and not a model alone.
+    """
+    weights = list(checkpoint.glob("model*.safetensors"))
+    if exits:
+        weights.append(checkpoint / TENSORS)
+    table = TABLE if exits else "config.json"
     pickles = [checkpoint / "optimizer.pt", checkpoint / "scheduler.pt"]
     pickles += [*checkpoint.glob("rng_state*.pth"), *checkpoint.glob("scaler.pt")]
     try:
-        for path in (checkpoint / TABLE, checkpoint / "trainer_state.json"):
+        for path in (checkpoint / table, checkpoint / "trainer_state.json"):
             json.loads(path.read_text(encoding="utf-8"))
         for path in weights:
             with safe_open(path, framework="pt"):  # it compares the length with the header
                 pass
     except (OSError, ValueError, SafetensorError):
         return False
-    return all(map(zipfile.is_zipfile, pickles))
+    return bool(weights) and all(map(zipfile.is_zipfile, pickles))
 
 
-def check_facts(output: str | Path, facts: Mapping[str, Any], *, write: bool) -> None:
+def check_facts(
+    output: str | Path, facts: Mapping[str, Any], *, write: bool, exits: bool = True
+) -> None:
     """Refuse to go on with another training; note what this one is.
 
     Args:
         output: Folder of the training.
         facts: What decides its course, as JSON.
         write: Whether this process writes files.
+        exits: Whether checkpoints hold exits, and not a model alone.
 
     Raises:
         CheckpointError: The folder holds checkpoints of another training, or cannot be written.
     """
     path = Path(output, FACTS)
-    if last_checkpoint(output) is not None:
+    if last_checkpoint(output, exits=exits) is not None:
         try:
             known = dict(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
@@ -137,6 +153,21 @@ def load_checkpoint_(model: Any, folder: str | Path, *, base: bool) -> None:
         elif stored.fingerprint:
             check_fingerprint(model, dict(stored.fingerprint), str(folder))
         stored.fill_(model.exits)
+
+
+def load_model_(model: Any, folder: str | Path) -> None:
+    """Put the weights of a checkpoint that holds no exits into a model.
+
+    Args:
+        model: Of the same configuration.
+        folder: A checkpoint that a training left.
+
+    Raises:
+        CheckpointError: It is damaged, or of another model.
+    """
+    with readable(folder):
+        stored = type(model).from_pretrained(folder, dtype=model.dtype, use_safetensors=True)
+        model.load_state_dict(stored.state_dict())
 
 
 def _checkpoints(output: Path) -> Iterator[Path]:

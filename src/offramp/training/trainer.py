@@ -1,7 +1,7 @@
 """transformers' Trainer, taught to save exits and to end the same however often it was stopped.
 
-In:  a ``Student``, transformers' arguments, rows. Out: checkpoints, a log with the loss of each
-     exit.
+In:  a ``Student`` (or, without exits, any model of transformers), transformers' arguments, rows.
+     Out: checkpoints, a log with the loss of each exit.
 Law: killed at any moment and started again, or divided over processes, it gives the same curve and
      weights (tests/training/test_killed.py, test_processes.py). A write that fails ends in one
      line and leaves the last good checkpoint.
@@ -10,7 +10,8 @@ Not here: what is trained (offramp.training.exits), the loss (offramp.training.s
 What transformers 5.23 leaves open, and is closed here: a resumed stream that had been read more
 than once went on at another row; a finished training that was started again took one step more; a
 line of the log that spans a checkpoint lost its first half; a checkpoint without the random state
-of a slower process counted as whole.
+of a slower process counted as whole; where there are several processes, a data set was not told of
+its epoch.
 """
 
 import shutil
@@ -28,17 +29,29 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from offramp.errors import CheckpointError, ConfigError, InputError, first_line
 from offramp.models.storage import save_beside, save_exits
-from offramp.training.checkpoints import is_whole, last_checkpoint, load_checkpoint_, readable
+from offramp.training.checkpoints import (
+    is_whole,
+    last_checkpoint,
+    load_checkpoint_,
+    load_model_,
+    readable,
+)
 from offramp.training.student import Student
 
 
-class ExitTrainer(Trainer):  # type: ignore[misc]
-    """transformers' Trainer, for a ``Student``: it saves exits, and logs the loss of each."""
+class SafeTrainer(Trainer):  # type: ignore[misc]
+    """transformers' Trainer, for a whole model: stopped at any moment, it can be gone on with.
 
-    def __init__(self, student: Student, *args: Any, **named: Any) -> None:
+    Attributes:
+        exits: Whether checkpoints hold exits, and not a model alone.
+    """
+
+    exits = False
+
+    def __init__(self, model: nn.Module, *args: Any, **named: Any) -> None:
         if isinstance(named.get("train_dataset"), IterableDataset):
             named["train_dataset"] = Endless(named["train_dataset"])
-        super().__init__(student, *args, **named)
+        super().__init__(model, *args, **named)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise ConfigError(
                 "this training divides its rows by DDP, not its weights by FSDP or DeepSpeed; "
@@ -46,6 +59,89 @@ class ExitTrainer(Trainer):  # type: ignore[misc]
             )
         self.remove_callback(PrinterCallback)
         self.add_callback(_LogAtSave())
+
+    def last_checkpoint(self) -> str | None:
+        """Give the newest whole checkpoint of this training."""
+        return last_checkpoint(self.args.output_dir, exits=self.exits)
+
+    def save_weights(self, folder: str) -> None:
+        """Save the model."""
+        self.accelerator.unwrap_model(self.model).save_pretrained(folder)
+
+    def load_weights_(self, checkpoint: str) -> None:
+        """Put a checkpoint's weights into the model."""
+        load_model_(self.accelerator.unwrap_model(self.model), checkpoint)
+
+    def _run_epoch(self, **plan: Any) -> None:
+        """Train for an epoch, unless a finished training was started again."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        if hasattr(self.train_dataset, "set_epoch"):
+            self.train_dataset.set_epoch(plan["epoch"])
+        super()._run_epoch(**plan)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Save the weights, and no pickle of the arguments."""
+        if self.args.should_save:
+            folder = output_dir or self.args.output_dir
+            with writable(folder):
+                self.save_weights(folder)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save a checkpoint, or say why not and leave the last good one as it is."""
+        folder = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")
+        if self.args.should_save:
+            shutil.rmtree(folder, ignore_errors=True)  # what a killed run left of it
+        self.accelerator.wait_for_everyone()
+        try:
+            with writable(folder):
+                super()._save_checkpoint(model, trial)
+        except CheckpointError as error:
+            if self.args.should_save and not is_whole(folder, exits=self.exits):
+                shutil.rmtree(folder, ignore_errors=True)
+            last = self.last_checkpoint() or "the start"
+            raise CheckpointError(f"{error}; the training can go on from {last}") from None
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Upload a checkpoint, or say why not."""
+        try:
+            super()._push_from_checkpoint(checkpoint_folder)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                f"cannot upload {checkpoint_folder} ({first_line(error)}), but it is whole on the "
+                "disk; run the same command again, or without push_to_hub"
+            ) from None
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Wait for all processes, so that the file that is written last is the last."""
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Put the checkpoint's weights into the model."""
+        self.load_weights_(resume_from_checkpoint)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with readable(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        with readable(checkpoint):
+            super()._load_scaler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with readable(checkpoint):
+            super()._load_rng_state(checkpoint)
+
+
+class ExitTrainer(SafeTrainer):
+    """transformers' Trainer, for a ``Student``: it saves exits, and logs the loss of each."""
+
+    exits = True
+
+    def __init__(self, student: Student, *args: Any, **named: Any) -> None:
+        super().__init__(student, *args, **named)
         self._exit_losses: list[Tensor] = []
         self._first_step = 0
 
@@ -91,66 +187,15 @@ class ExitTrainer(Trainer):  # type: ignore[misc]
     def _student(self) -> Student:
         return self.accelerator.unwrap_model(self.model)  # type: ignore[no-any-return]
 
-    def _run_epoch(self, **plan: Any) -> None:
-        """Train for an epoch, unless a finished training was started again."""
-        if self.state.global_step >= self.state.max_steps:
-            self.control.should_training_stop = True
-        else:
-            super()._run_epoch(**plan)
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+    def save_weights(self, folder: str) -> None:
         """Save the exits alone, or with a base that is trained too."""
-        if self.args.should_save:
-            folder, student = output_dir or self.args.output_dir, self._student
-            with writable(folder):
-                (save_exits if student.frozen else save_beside)(student.model, folder)
+        student = self._student
+        (save_exits if student.frozen else save_beside)(student.model, folder)
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Save a checkpoint, or say why not and leave the last good one as it is."""
-        folder = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")
-        if self.args.should_save:
-            shutil.rmtree(folder, ignore_errors=True)  # what a killed run left of it
-        self.accelerator.wait_for_everyone()
-        try:
-            with writable(folder):
-                super()._save_checkpoint(model, trial)
-        except CheckpointError as error:
-            if self.args.should_save and not is_whole(folder):
-                shutil.rmtree(folder, ignore_errors=True)
-            last = last_checkpoint(self.args.output_dir) or "the start"
-            raise CheckpointError(f"{error}; the training can go on from {last}") from None
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Upload a checkpoint, or say why not."""
-        try:
-            super()._push_from_checkpoint(checkpoint_folder)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise CheckpointError(
-                f"cannot upload {checkpoint_folder} ({first_line(error)}), but it is whole on the "
-                "disk; run the same command again, or without push_to_hub"
-            ) from None
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        """Wait for all processes, so that the file that is written last is the last."""
-        super()._save_rng_state(output_dir)
-        self.accelerator.wait_for_everyone()
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+    def load_weights_(self, checkpoint: str) -> None:
         """Put the checkpoint's exits, and a base that is trained too, into the model."""
         student = self._student
-        load_checkpoint_(student.model, resume_from_checkpoint, base=not student.frozen)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with readable(checkpoint):
-            super()._load_optimizer_and_scheduler(checkpoint)
-
-    def _load_scaler(self, checkpoint: str | None) -> None:
-        with readable(checkpoint):
-            super()._load_scaler(checkpoint)
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        with readable(checkpoint):
-            super()._load_rng_state(checkpoint)
+        load_checkpoint_(student.model, checkpoint, base=not student.frozen)
 
 
 class Endless(IterableDataset[Any]):
