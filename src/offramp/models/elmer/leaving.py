@@ -1,0 +1,149 @@
+"""Let each position leave the layers as soon as it is sure.
+
+In:  states below the first layer, and a rule. Out: every position's last states, and its exit.
+Law: a rule that never says yes gives the states of all layers; a layer is run for live positions
+     only, and not at all once none is left; a row does not depend on its batch mates
+     (tests/models/elmer/test_leaving.py).
+Not here: the measures (offramp.logits.rules, offramp.blocks.gates), reading texts (.reading).
+Source: Li et al. 2022, "ELMER", arXiv:2210.13304, section 3.3 (hard exit, states copied upward).
+
+Keys and values of a later layer are still made from the states of positions that left: that is
+what copying means, and costs a quarter of a layer. What is saved is their queries, their
+cross-attention and their feed-forward part.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from offramp.decoding.judge import BY_SCORES
+from offramp.decoding.oneshot import OneShot
+from offramp.errors import ConfigError
+from offramp.logits.rules import saturation
+from offramp.models.elmer.decoder import Sight
+
+
+@dataclass(frozen=True)
+class Left:
+    """Where everybody left.
+
+    Attributes:
+        states: The last of each position, [B, N, D].
+        exits: The exit it left at, [B, N].
+        layers: Positions that each layer was run for, [L].
+    """
+
+    states: Float[Tensor, "batch canvas width"]
+    exits: Int[Tensor, "batch canvas"]
+    layers: Int[Tensor, " layers"]
+
+
+def climb(model: Any, canvas: Int[Tensor, "batch canvas"], sight: Sight, settings: OneShot) -> Left:
+    """Take canvases up, as far as the rule wants.
+
+    Raises:
+        ConfigError: The rule asks for gates that the model lacks, or for exits that there are not.
+    """
+    decoder = model.model.decoder
+    begun = decoder.begin(model.embed(canvas))
+    judge = Judge(model, settings, canvas)
+    if settings.exit_rule is None:
+        hand_over = judge.hand_over if model.config.soft_exit else None
+        states = decoder(begun, sight, hand_over=hand_over)[-1]
+        count = sight.canvas.sum().expand(decoder.depth)
+        return Left(states, torch.full_like(canvas, decoder.depth), count)
+    return _climb_live(model, begun, sight, judge)
+
+
+def _climb_live(model: Any, everything: Tensor, sight: Sight, judge: "Judge") -> Left:
+    decoder = model.model.decoder
+    live, exits = sight.canvas.clone(), torch.full(sight.canvas.shape, decoder.depth)
+    exits = exits.to(live.device)
+    layers = torch.zeros(decoder.depth, dtype=torch.long)
+    for number in range(1, decoder.depth + 1):
+        rows = live.any(-1).nonzero()[:, 0]
+        if not len(rows):
+            break
+        counts = live[rows].sum(-1)
+        layers[number - 1] = counts.sum()
+        places = (~live[rows]).long().argsort(dim=-1, stable=True)[:, : int(counts.max())]
+        row, where = rows[:, None], places
+        real = torch.arange(places.shape[1], device=live.device) < counts[:, None]
+        some = everything[row, where]
+        new = decoder.run_some(number, some, everything[rows], sight.rows(rows))
+        everything = everything.index_put((row, where), torch.where(real[..., None], new, some))
+        if number == decoder.depth:
+            break
+        at = (row.expand_as(where)[real], where[real])
+        gone = judge.sure(number, new[real], some[real], at)
+        exits[at] = torch.where(gone, number, exits[at])
+        live[at] = ~gone
+        if model.config.soft_exit:
+            stay = (at[0][~gone], at[1][~gone])
+            joined = judge.hand_over(number, new[real][~gone])
+            everything = everything.index_put(stay, joined)
+    return Left(everything, exits, layers.to(live.device))
+
+
+class Judge:
+    """Says which positions may leave."""
+
+    def __init__(self, model: Any, settings: OneShot, canvas: Tensor) -> None:
+        self._model, self._settings = model, settings
+        depth = model.model.decoder.depth
+        asked = range(1, depth) if settings.exits is None else settings.exits
+        strange = [exit for exit in asked if not 1 <= exit <= depth]
+        if strange:
+            raise ConfigError(f"exits must be from 1 to {depth}, got {strange}")
+        if settings.exit_rule == "gate" and not model.config.gates:
+            raise ConfigError(
+                "this model has no gates; use exit_rule 'entropy', or train gates first"
+            )
+        self._asked = {exit for exit in asked if exit >= settings.min_exit}
+        self._best = torch.full_like(canvas, -1)
+        self._agreed = torch.zeros_like(canvas)
+
+    def sure(
+        self,
+        exit: int,
+        new: Float[Tensor, "some width"],
+        before: Float[Tensor, "some width"],
+        at: tuple[Tensor, Tensor],
+    ) -> Bool[Tensor, " some"]:
+        """Say which of some positions leave at an exit.
+
+        Args:
+            exit: Which.
+            new: Their states there.
+            before: Their states one layer below.
+            at: Their rows and places.
+        """
+        rule, threshold = self._settings.exit_rule, self._settings.threshold or 0.0
+        if rule == "patience":
+            best = self._model.score(new).argmax(-1)
+            self._agreed[at] = torch.where(best == self._best[at], self._agreed[at] + 1, 1)
+            self._best[at] = best
+            confidence = self._agreed[at] >= threshold
+            return confidence if exit in self._asked else torch.zeros_like(confidence)
+        if exit not in self._asked:
+            return torch.zeros(len(new), dtype=torch.bool, device=new.device)
+        if rule == "gate":
+            gate = self._model.gates[str(exit)]
+            own = self._settings.threshold is None
+            limit = float(gate.threshold) if own else threshold
+            return gate.confidence(new) > limit  # type: ignore[no-any-return]
+        if rule == "saturation":
+            return saturation(new, before) > threshold
+        assert rule is not None
+        return BY_SCORES[rule](self._model.score(new)) > threshold
+
+    def hand_over(
+        self, exit: int, states: Float[Tensor, "*rows width"]
+    ) -> Float[Tensor, "*rows width"]:
+        """Join states with the tokens they say."""
+        return self._model.join(  # type: ignore[no-any-return]
+            states, self._model.score(states).argmax(-1)
+        )

@@ -1,0 +1,314 @@
+"""ELMER as a model of transformers.
+
+In:  sources, and targets in training. Out: scores of every place of a canvas, losses, texts.
+Law: the published weights give the published states, scores and losses
+     (tests/models/elmer/test_golden.py); a row does not depend on its batch mates or on padding,
+     and no reference reaches a text (tests/models/elmer/test_writing.py).
+Not here: what is learned from scores (.learning), how a text is read off them (.writing).
+Source: Li et al. 2022, "ELMER", arXiv:2210.13304.
+"""
+
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, GenerationMixin
+from transformers.modeling_outputs import BaseModelOutput, Seq2SeqModelOutput
+from transformers.models.bart.modeling_bart import BartEncoder, BartModel, BartPreTrainedModel
+
+from offramp.blocks.gates import Gate
+from offramp.decoding.oneshot import OneShot
+from offramp.errors import ConfigError
+from offramp.models.elmer.canvas import (
+    NO_LABEL,
+    blank_canvas,
+    drawn_sizes,
+    lengths_of,
+    mask_of,
+    source_sizes,
+)
+from offramp.models.elmer.configuration import ElmerConfig
+from offramp.models.elmer.decoder import ElmerDecoder, sight_of
+from offramp.models.elmer.heads import LengthHead, Steps, length_loss
+from offramp.models.elmer.learning import Target, target_for
+from offramp.models.elmer.output import ElmerOutput, OneShotOutput
+from offramp.models.elmer.passage import Passage
+from offramp.models.elmer.published import published_config
+from offramp.models.elmer.writing import write
+
+
+class ElmerModel(BartModel):  # type: ignore[misc]
+    """BART's encoder, and a decoder that sees its whole canvas; no head."""
+
+    config_class = ElmerConfig
+
+    def __init__(self, config: ElmerConfig) -> None:
+        BartPreTrainedModel.__init__(self, config)
+        self.encoder = BartEncoder(config)
+        self.decoder = ElmerDecoder(config)
+        self.shared = self.decoder.embed_tokens
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "batch source"],
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: Int[Tensor, "batch canvas"] | None = None,
+        decoder_attention_mask: Tensor | None = None,
+    ) -> Seq2SeqModelOutput:
+        """Give the states of the source and of a canvas.
+
+        Args:
+            input_ids: Sources.
+            attention_mask: Their tokens that exist; None is all.
+            decoder_input_ids: Canvases; None is masks, as many as the configuration says.
+            decoder_attention_mask: Places that exist; None is all.
+        """
+        source = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        if decoder_input_ids is None:
+            lengths = source_sizes(self.config, lengths_of(input_ids, attention_mask))
+            decoder_attention_mask = mask_of(lengths)
+            decoder_input_ids = blank_canvas(self.config, lengths)
+        if decoder_attention_mask is None:
+            decoder_attention_mask = torch.ones_like(decoder_input_ids)
+        sight = sight_of(source, attention_mask, decoder_attention_mask.bool())
+        begun = self.decoder.begin(self.decoder.embed_tokens(decoder_input_ids))
+        states = self.decoder(begun, sight)
+        return Seq2SeqModelOutput(
+            last_hidden_state=states[-1],
+            decoder_hidden_states=states,
+            encoder_last_hidden_state=source,
+        )
+
+
+class ElmerForConditionalGeneration(BartPreTrainedModel, GenerationMixin):  # type: ignore[misc]
+    """Writes a text in one pass, and learns to.
+
+    Example:
+        >>> config = ElmerConfig(vocab_size=40, d_model=16, encoder_layers=1, decoder_layers=2,
+        ...     encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=16,
+        ...     decoder_ffn_dim=16, max_position_embeddings=32)
+        >>> model = ElmerForConditionalGeneration(config).eval()
+        >>> model.generate(torch.tensor([[5, 6, 2]])).shape[0]
+        1
+    """
+
+    config_class = ElmerConfig
+    base_model_prefix = "model"
+    _tied_weights_keys: ClassVar[dict[str, str]] = {
+        "lm_head.weight": "model.shared.weight",
+        "model.decoder.embed_tokens.weight": "model.shared.weight",
+        "model.encoder.embed_tokens.weight": "model.shared.weight",
+    }
+    _keys_to_ignore_on_load_missing: ClassVar[list[str]] = ["final_logits_bias"]
+
+    def __init__(self, config: ElmerConfig) -> None:
+        super().__init__(config)
+        width = config.d_model
+        self.model = ElmerModel(config)
+        self.lm_head = nn.Linear(width, config.vocab_size, bias=False)
+        self.final_logits_bias = nn.Buffer(torch.zeros(1, config.vocab_size))
+        if config.soft_exit:
+            self.concat_head = nn.Linear(2 * width, width, bias=False)
+        if config.output_head == "dag":
+            self.steps = Steps(width, config.dag_heads)
+        if config.length_predictor:
+            self.length_head = LengthHead(width, config.max_position_embeddings)
+        if config.gates:
+            self.gates = nn.ModuleDict(
+                {str(exit): Gate(width) for exit in range(1, config.decoder_layers)}
+            )
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, source: Any, *args: Any, config: Any = None, **kwargs: Any) -> Any:
+        """Load a model, ELMER's published weights, or any BART as a start.
+
+        Args:
+            source: Folder or hub name.
+            *args: As ``from_pretrained`` of transformers.
+            config: Instead of the one beside the weights; with it a BART can be loaded as an ELMER
+                with another head.
+            **kwargs: As ``from_pretrained`` of transformers.
+        """
+        if config is None:
+            config = published_config(source, kwargs)
+        return super().from_pretrained(source, *args, config=config, **kwargs)
+
+    def encode(
+        self, input_ids: Int[Tensor, "batch source"] | None, attention_mask: Tensor | None
+    ) -> Float[Tensor, "batch source width"]:
+        """Give the states of sources."""
+        output = self.model.encoder(input_ids=input_ids, attention_mask=attention_mask)
+        return output.last_hidden_state  # type: ignore[no-any-return]
+
+    def embed(self, tokens: Int[Tensor, "batch canvas"]) -> Float[Tensor, "batch canvas width"]:
+        """Give the embeddings that a canvas is made of."""
+        return self.model.decoder.embed_tokens(tokens)  # type: ignore[no-any-return]
+
+    def score(self, states: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows vocab"]:
+        """Give what states say, at any exit: one head serves all."""
+        logits = self.lm_head(states)
+        return logits + self.final_logits_bias.to(logits.device)[0]  # type: ignore[no-any-return]
+
+    def join(
+        self, states: Float[Tensor, "*rows width"], tokens: Int[Tensor, "*rows"]
+    ) -> Float[Tensor, "*rows width"]:
+        """Hand tokens over to the next layer, joined with the states."""
+        return self.concat_head(  # type: ignore[no-any-return]
+            torch.cat([states, self.embed(tokens)], dim=-1)
+        )
+
+    def forward(  # noqa: PLR0913 - the arguments of transformers' encoder-decoders
+        self,
+        input_ids: Int[Tensor, "batch source"] | None = None,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: Int[Tensor, "batch canvas"] | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        encoder_outputs: BaseModelOutput | None = None,
+        labels: Int[Tensor, "batch target"] | None = None,
+        exits: Int[Tensor, "batch target"] | None = None,
+        num_items_in_batch: Tensor | float | None = None,
+        **kwargs: Any,
+    ) -> ElmerOutput:
+        """Score every place of a canvas, and learn from targets.
+
+        Args:
+            input_ids: Sources.
+            attention_mask: Their tokens that exist; None is all.
+            decoder_input_ids: Canvases; None makes them: from the targets' lengths and the
+                sources' in training, from the sources' alone without ``labels``.
+            decoder_attention_mask: Places that exist; None is all.
+            encoder_outputs: The sources' states, instead of ``input_ids``.
+            labels: Targets with their end tokens, padded with -100.
+            exits: For layer permutation language modeling the exit of each target token, 1 to L;
+                the canvas has just the target's length then.
+            num_items_in_batch: Target tokens that the loss is divided by; None counts them. A
+                Trainer gives those of all micro-batches and processes together.
+            **kwargs: What a Trainer or a data collator adds; it is not read.
+
+        Raises:
+            ConfigError: ``exits`` for another head than ``plain``, or without targets.
+            InputError: No target of a batch fits its canvas.
+        """
+        source = (
+            self.encode(input_ids, attention_mask)
+            if encoder_outputs is None
+            else encoder_outputs[0]
+        )
+        if exits is not None and (labels is None or self.config.output_head != "plain"):
+            raise ConfigError("exits needs labels and output_head 'plain'")
+        canvas, places = self._canvas(
+            source, attention_mask, (decoder_input_ids, decoder_attention_mask), labels, exits
+        )
+        lengths = places.sum(-1)
+        target = None
+        if labels is not None:
+            target = target_for(self.config, labels, lengths, tokens=num_items_in_batch)
+        passage = Passage(self, sight_of(source, attention_mask, places), target)
+        output = passage.run(canvas, _laid_exits(exits, canvas.shape[1]))
+        if self.config.length_predictor:
+            self._learn_length(output, source, attention_mask, target)
+        output.encoder_last_hidden_state = source
+        return output
+
+    def _learn_length(
+        self, output: ElmerOutput, source: Tensor, mask: Tensor | None, target: Target | None
+    ) -> None:
+        """Score the length of the target, and add that loss."""
+        logits = self.length_head(source, None if mask is None else mask.bool())
+        output.length_logits = logits
+        if target is not None:
+            lengths = (target.labels != NO_LABEL).sum(-1)
+            assert output.loss is not None
+            output.loss = output.loss + length_loss(logits, lengths) / target.tokens
+
+    def _canvas(
+        self,
+        source: Tensor,
+        attention_mask: Tensor | None,
+        given: tuple[Tensor | None, Tensor | None],
+        labels: Tensor | None,
+        exits: Tensor | None,
+    ) -> tuple[Int[Tensor, "batch canvas"], Bool[Tensor, "batch canvas"]]:
+        """Give canvases and their places."""
+        canvas, mask = given
+        if canvas is not None:
+            return canvas, (torch.ones_like(canvas) if mask is None else mask).bool()
+        tokens = torch.empty(source.shape[:2], device=source.device)
+        sources = lengths_of(tokens, attention_mask)
+        lengths = source_sizes(self.config, sources)
+        if labels is not None and self.config.output_head == "plain":
+            targets = (labels != NO_LABEL).sum(-1).clamp(min=1)
+            drawing = self.training and exits is None
+            lengths = drawn_sizes(self.config, sources, targets) if drawing else targets
+            lengths = lengths.clamp(max=self.config.max_position_embeddings)
+        return blank_canvas(self.config, lengths), mask_of(lengths)
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        input_ids: Int[Tensor, "batch source"] | None = None,
+        attention_mask: Tensor | None = None,
+        *,
+        decoding: OneShot | None = None,
+        max_new_tokens: int | None = None,
+        generator: torch.Generator | None = None,
+        return_dict_in_generate: bool = False,
+        encoder_outputs: BaseModelOutput | None = None,
+        **kwargs: Any,
+    ) -> Int[Tensor, "batch length"] | OneShotOutput:
+        """Write texts in one pass.
+
+        Args:
+            input_ids: Sources.
+            attention_mask: Their tokens that exist; None is all but padding.
+            decoding: How; None is all layers, the likeliest tokens.
+            max_new_tokens: Cut texts (and canvases) there; ``max_length`` means the same here.
+            generator: Draws tokens, with a temperature.
+            return_dict_in_generate: Give an ``OneShotOutput`` instead of token ids.
+            encoder_outputs: The sources' states, instead of ``input_ids``.
+            **kwargs: ``max_length``; ``labels`` is ignored (a Trainer passes it on), never read.
+
+        Raises:
+            ConfigError: The model lacks what ``decoding`` asks for, or an argument is unknown.
+        """
+        kwargs.pop("labels", None)
+        limit = kwargs.pop("max_length", None) if max_new_tokens is None else max_new_tokens
+        kwargs.pop("max_length", None)
+        if kwargs:
+            raise ConfigError(
+                f"generate of an ELMER model does not know {', '.join(sorted(kwargs))}; it writes "
+                "in one pass, see OneShot for what can be set"
+            )
+        if encoder_outputs is None:
+            if input_ids is None:
+                raise ConfigError("generate needs input_ids or encoder_outputs")
+            if attention_mask is None:
+                attention_mask = input_ids != self.config.pad_token_id
+            source = self.encode(input_ids, attention_mask)
+        else:
+            source = encoder_outputs[0]
+        output = write(
+            self,
+            source,
+            attention_mask,
+            settings=decoding or OneShot(),
+            limit=limit,
+            generator=generator,
+        )
+        assert output.sequences is not None
+        return output if return_dict_in_generate else output.sequences
+
+
+def _laid_exits(exits: Tensor | None, size: int) -> Tensor | None:
+    """Give the exit of each place; places without one leave at the first."""
+    if exits is None:
+        return None
+    return torch.nn.functional.pad(exits, (0, size - exits.shape[1]), value=1)
+
+
+AutoConfig.register("elmer", ElmerConfig)
+AutoModel.register(ElmerConfig, ElmerModel)
+AutoModelForSeq2SeqLM.register(ElmerConfig, ElmerForConditionalGeneration)

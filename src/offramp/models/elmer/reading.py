@@ -1,0 +1,195 @@
+"""Read texts off scored canvases.
+
+In:  scores of every place, and how to read. Out: tokens, where they stood, how sure they are.
+Law: a text ends at its first end token; a place that does not exist is not read; pad, mask and BOS
+     are never written (tests/models/elmer/test_reading.py).
+Not here: alignments and paths (offramp.logits.ctc, offramp.logits.dag_decode).
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import pad
+
+from offramp.decoding.oneshot import OneShot
+from offramp.errors import ConfigError
+from offramp.logits.ctc import ctc_collapse
+from offramp.logits.dag_decode import dag_greedy, dag_lookahead, dag_viterbi
+
+PATHS = {"lookahead": dag_lookahead, "greedy": dag_greedy, "viterbi": dag_viterbi}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Texts as they were read, side by side.
+
+    Attributes:
+        tokens: [B, T], filled with the pad token.
+        places: The place of each, [B, T], -1 where there is none.
+        scores: Its log-probability, [B, T], 0 where there is none.
+    """
+
+    tokens: Int[Tensor, "batch length"]
+    places: Int[Tensor, "batch length"]
+    scores: Float[Tensor, "batch length"]
+
+    @property
+    def lengths(self) -> Int[Tensor, " batch"]:
+        """Tokens of each text."""
+        return (self.places >= 0).sum(-1)
+
+    def kept(self, keep: Tensor, fill: int) -> "Reading":
+        """Leave out some tokens of each text."""
+        order = (~keep).long().argsort(dim=-1, stable=True)[:, : int(keep.sum(-1).max())]
+        gone = ~keep.gather(-1, order)
+        return Reading(
+            self.tokens.gather(-1, order).masked_fill(gone, fill),
+            self.places.gather(-1, order).masked_fill(gone, -1),
+            self.scores.gather(-1, order).masked_fill(gone, 0.0),
+        )
+
+
+def choose(
+    logits: Float[Tensor, "batch canvas vocab"],
+    settings: OneShot,
+    generator: torch.Generator | None,
+) -> Int[Tensor, "batch canvas"]:
+    """Give each place's likeliest token, or draw one."""
+    return tempered(logits, settings, generator).argmax(-1)
+
+
+def tempered(
+    logits: Float[Tensor, "batch canvas vocab"],
+    settings: OneShot,
+    generator: torch.Generator | None,
+) -> Float[Tensor, "batch canvas vocab"]:
+    """Give scores whose best token is a draw from the given ones' distribution.
+
+    Adds Gumbel noise where there is a temperature, so that every way to read can draw.
+    """
+    if not settings.temperature:
+        return logits
+    uniform = torch.rand(
+        logits.shape, generator=generator, device=logits.device, dtype=torch.float64
+    )
+    noise = -(-(uniform.clamp(1e-300, 1 - 1e-16)).log()).log()
+    return logits / settings.temperature + noise.to(logits.dtype)
+
+
+def banned(config: Any) -> list[int]:
+    """Give the tokens that no text holds."""
+    tokens = {config.pad_token_id, config.mask_token_id, config.bos_token_id}
+    if config.output_head == "ctc":
+        tokens.discard(config.mask_token_id)
+    return sorted(token for token in tokens - {config.eos_token_id} if token is not None)
+
+
+def read(
+    logits: Float[Tensor, "batch canvas vocab"],
+    lengths: Int[Tensor, " batch"],
+    *,
+    config: Any,
+    settings: OneShot,
+    transitions: Float[Tensor, "batch canvas canvas"] | None = None,
+    generator: torch.Generator | None = None,
+) -> Reading:
+    """Read texts.
+
+    Args:
+        logits: Scores of every place; changed.
+        lengths: Places of each canvas.
+        config: ``ElmerConfig``: head and special tokens.
+        settings: How to read.
+        transitions: Steps of a path, for ``dag``.
+        generator: Draws tokens, with a temperature.
+
+    Raises:
+        ConfigError: The head cannot be read so.
+    """
+    kind, fill = config.output_head, config.pad_token_id
+    logits[..., banned(config)] = -torch.inf
+    logs = logits.float().log_softmax(-1)
+    if kind == "ctc":
+        if settings.no_repeat_ngram:
+            raise ConfigError("no_repeat_ngram is for 'plain' and 'dag' heads, not for 'ctc'")
+        reading = _collapsed(logs, lengths, config, choose(logits, settings, generator))
+    else:
+        scores = tempered(logits, settings, generator)
+        if kind == "dag":
+            assert transitions is not None
+            places = PATHS[settings.path](scores, transitions, canvas_lengths=lengths)
+        else:
+            there = torch.arange(logits.shape[1], device=logits.device)
+            places = torch.where(there < lengths[:, None], there, -1)
+        reading = _at(scores, logs, places, config, settings.no_repeat_ngram)
+    if settings.collapse_repeats:
+        before = pad(reading.tokens[:, :-1], (1, 0), value=-1)
+        reading = reading.kept((reading.tokens != before) & (reading.places >= 0), fill)
+    return reading
+
+
+def _collapsed(logs: Tensor, lengths: Tensor, config: Any, ids: Tensor) -> Reading:
+    tokens, _, places = ctc_collapse(
+        ids, canvas_lengths=lengths, blank=config.mask_token_id, pad=config.pad_token_id
+    )
+    scores = logs.gather(-1, ids[..., None])[..., 0].gather(-1, places.clamp(min=0))
+    return Reading(tokens, places, scores.masked_fill(places < 0, 0.0))
+
+
+def _at(scores: Tensor, logs: Tensor, places: Tensor, config: Any, ngram: int) -> Reading:
+    """Read the tokens of some places, up to the first end token."""
+    index = places.clamp(min=0)[..., None].expand(-1, -1, logs.shape[-1])
+    here, logs = scores.gather(1, index), logs.gather(1, index)
+    tokens = without_repeats(here, ngram) if ngram else here.argmax(-1)
+    ended = (tokens == config.eos_token_id).long().cumsum(-1)
+    ended = pad(ended[:, :-1], (1, 0)) > 0
+    said = logs.gather(-1, tokens[..., None])[..., 0]
+    reading = Reading(tokens, places, said)
+    return reading.kept((places >= 0) & ~ended, config.pad_token_id)
+
+
+def without_repeats(
+    scores: Float[Tensor, "batch length vocab"], size: int
+) -> Int[Tensor, "batch length"]:
+    """Choose tokens from left to right, none that completes a row of ``size`` seen before.
+
+    Example:
+        >>> without_repeats(torch.tensor([[[2.0, 1.0], [2.0, 1.0]]]), 1).tolist()
+        [[0, 1]]
+    """
+    chosen = []
+    for row in scores:
+        text: list[int] = []
+        for place in row:
+            start = text[len(text) - size + 1 :] if size > 1 else []
+            repeats = {
+                text[k + size - 1]
+                for k in range(len(text) - size + 1)
+                if text[k : k + size - 1] == start
+            }
+            allowed = place.clone()
+            if repeats and len(repeats) < len(place):
+                allowed[list(repeats)] = -torch.inf
+            text.append(int(allowed.argmax()))
+        chosen.append(text)
+    return torch.tensor(chosen, device=scores.device)
+
+
+def joined(readings: list[Reading], fill: int) -> Reading:
+    """Put texts of several widths side by side."""
+    width = max(each.tokens.shape[1] for each in readings)
+    wide = [
+        replace(
+            each,
+            tokens=pad(each.tokens, (0, width - each.tokens.shape[1]), value=fill),
+            places=pad(each.places, (0, width - each.places.shape[1]), value=-1),
+            scores=pad(each.scores, (0, width - each.scores.shape[1])),
+        )
+        for each in readings
+    ]
+    return Reading(
+        *(torch.cat([getattr(e, n) for e in wide]) for n in ("tokens", "places", "scores"))
+    )
