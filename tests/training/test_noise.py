@@ -10,7 +10,6 @@ from offramp.errors import ConfigError
 from offramp.training.noise import (
     Fill,
     Marks,
-    Noise,
     corrupt,
     draw_exits,
     infill,
@@ -18,6 +17,7 @@ from offramp.training.noise import (
     sentence_ends,
     sentence_order,
 )
+from offramp.training.pretraining_settings import Noise
 from offramp.training.pretraining_spans import draw_spans, place_spans
 
 MASK, END = 1, 2
@@ -120,7 +120,7 @@ def test_every_arrangement_of_spans_is_alike():
 def test_what_is_not_masked_keeps_its_order_and_words_stay_or_go_as_a_whole(row, ratio, mean, seed):
     tokens, marks = row
 
-    noisy = filled(tokens, marks, Noise(ratio=ratio, mean_span=mean), seed).tolist()
+    noisy = filled(tokens, marks, Noise(mask_ratio=ratio, mean_span=mean), seed).tolist()
 
     kept = [token for token in noisy if token != MASK and token < 1000]
     assert [token for token in kept if token != END] == sorted(set(kept) - {END})
@@ -133,7 +133,7 @@ def test_what_is_not_masked_keeps_its_order_and_words_stay_or_go_as_a_whole(row,
 def test_special_tokens_stay_between_the_tokens_they_stood_between(row, ratio, seed):
     tokens, marks = row
 
-    noisy = filled(tokens, marks, Noise(ratio=ratio), seed).tolist()
+    noisy = filled(tokens, marks, Noise(mask_ratio=ratio), seed).tolist()
 
     def parts(row):
         found = [set()]
@@ -155,7 +155,7 @@ def test_there_are_as_many_masks_as_spans(length, ratio, mean, seed):
     marks = Marks(special=torch.zeros(length, dtype=torch.bool))
     lengths = draw_spans(length, ratio=ratio, mean=mean, generator=drawn(seed))
 
-    noisy = filled(tokens, marks, Noise(ratio=ratio, mean_span=mean, **SURE), seed)
+    noisy = filled(tokens, marks, Noise(mask_ratio=ratio, mean_span=mean, **SURE), seed)
 
     assert (noisy == MASK).sum() == len(lengths)
     assert (noisy != MASK).sum() == length - lengths.sum()
@@ -166,7 +166,7 @@ def test_a_span_that_meets_a_special_token_goes_on_behind_it_as_another():
     marks = Marks(special=tokens == END)
 
     seen = {
-        tuple(filled(tokens, marks, Noise(ratio=0.5, mean_span=9, **SURE), seed).tolist())
+        tuple(filled(tokens, marks, Noise(mask_ratio=0.5, mean_span=9, **SURE), seed).tolist())
         for seed in range(40)
     }
 
@@ -177,7 +177,7 @@ def test_a_span_that_meets_a_special_token_goes_on_behind_it_as_another():
 def test_ratio_zero_changes_nothing(row, seed):
     tokens, marks = row
 
-    noise = Noise(ratio=0, permute=False)
+    noise = Noise(mask_ratio=0, permute=False)
     same = corrupt(tokens, marks=marks, noise=noise, fill=FILL, generator=drawn(seed))
 
     assert torch.equal(same, tokens)
@@ -263,7 +263,7 @@ def test_words_stay_whole_where_a_sentence_was_moved():
             corrupt(
                 tokens,
                 marks=marks,
-                noise=Noise(ratio=0.5, mean_span=9, **SURE),
+                noise=Noise(mask_ratio=0.5, mean_span=9, **SURE),
                 fill=FILL,
                 generator=drawn(seed),
             ).tolist()
@@ -340,7 +340,7 @@ def test_workers_and_order_change_no_corruption(order):
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        ({"ratio": 1.0}, "ratio must be from 0 to below 1, got 1.0"),
+        ({"mask_ratio": 1.0}, "mask_ratio must be from 0 to below 1, got 1.0"),
         ({"mean_span": 0}, "mean_span must be at least 0.1, got 0"),
         ({"random_share": 2}, "random_share must be from 0 to 1, got 2"),
     ],

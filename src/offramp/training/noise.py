@@ -25,35 +25,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from offramp.errors import ConfigError
+from offramp.training.pretraining_settings import Noise
 from offramp.training.pretraining_spans import draw_spans, place_spans
-
-
-@dataclass(frozen=True, kw_only=True)
-class Noise:
-    """How much is corrupted.
-
-    Attributes:
-        ratio: Share of the words that are masked, 0 to below 1.
-        mean_span: Mean length of a masked span, in words; Poisson, at least 0.1.
-        random_share: Of the spans, how many become a random token in place of the mask; 0 to 1.
-        permute: Whether the sentences between two special tokens change places.
-
-    Raises:
-        ConfigError: A number is out of its range.
-    """
-
-    ratio: float = 0.3
-    mean_span: float = 3.5
-    random_share: float = 0.1
-    permute: bool = True
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.ratio < 1:
-            raise ConfigError(f"ratio must be from 0 to below 1, got {self.ratio}; try 0.3")
-        if not 0.1 <= self.mean_span < float("inf"):
-            raise ConfigError(f"mean_span must be at least 0.1, got {self.mean_span}; try 3.5")
-        if not 0 <= self.random_share <= 1:
-            raise ConfigError(f"random_share must be from 0 to 1, got {self.random_share}; try 0.1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +169,7 @@ def infill(
     """
     begins = _word_starts(marks)
     words = int(begins.sum())
-    lengths = draw_spans(words, ratio=noise.ratio, mean=noise.mean_span, generator=generator)
+    lengths = draw_spans(words, ratio=noise.mask_ratio, mean=noise.mean_span, generator=generator)
     if not len(lengths):
         return tokens.clone()
     slots, is_span = place_spans(lengths, words=words, generator=generator)
