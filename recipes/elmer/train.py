@@ -28,13 +28,13 @@ TASKS: dict[str, dict[str, Any]] = {
         "metric": "-row_error_rate",
         "max_source": 32,
         "max_target": 32,
-        "steps": 9000,
-        "batch": 256,
-        "rate": 2e-3,
+        "steps": 10000,
+        "batch": 128,
+        "rate": 1e-3,
         "every": 1000,
         "eval_rows": 1000,
-        "ratio": 2.0,
-        "extra": 4,
+        "ratio": 1.0,
+        "extra": 6,
     },
     "rewrite": {
         "metrics": ("bleu",),
@@ -128,7 +128,7 @@ def measure_with(groups: tuple[str, ...]) -> Any:
     def measure(texts: Any, references: Any) -> dict[str, float]:
         settings = TextSettings(metrics=groups, samples=0)
         found = measure_texts(texts, references, settings)
-        return {each.name: each.value for each in found.measures}
+        return {each.name: each.value for each in found.scores()}
 
     return measure
 
@@ -140,9 +140,9 @@ def main() -> None:
     parser.add_argument("--task", choices=TASKS, required=True)
     parser.add_argument("--kind", choices=KINDS, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--shape", choices=SHAPES, default="4-3")
-    parser.add_argument("--width", type=int, default=192)
-    parser.add_argument("--ffn", type=int, default=768)
+    parser.add_argument("--shape", choices=SHAPES, default="3-3")
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--ffn", type=int, default=512)
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--init-std", type=float, default=0.05)
     parser.add_argument("--glancing", type=float, default=0.0)
@@ -155,7 +155,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float)
     parser.add_argument("--batch", type=int)
     parser.add_argument("--every", type=int)
-    parser.add_argument("--precision", default="bfloat16")
+    parser.add_argument("--precision", default="float32")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()

@@ -110,7 +110,8 @@ def read(
         ConfigError: The head cannot be read so.
     """
     kind, fill = config.output_head, config.pad_token_id
-    logits[..., banned(config)] = -torch.inf
+    first = 1 if kind == "dag" else 0  # a path begins with BOS
+    logits[:, first:, banned(config)] = -torch.inf
     logs = logits.float().log_softmax(-1)
     if kind == "ctc":
         if settings.no_repeat_ngram:
@@ -120,7 +121,8 @@ def read(
         scores = tempered(logits, settings, generator)
         if kind == "dag":
             assert transitions is not None
-            places = PATHS[settings.path](scores, transitions, canvas_lengths=lengths)
+            walk = PATHS[settings.path]
+            _, _, places = walk(scores, transitions, canvas_lengths=lengths, pad=fill)
         else:
             there = torch.arange(logits.shape[1], device=logits.device)
             places = torch.where(there < lengths[:, None], there, -1)
