@@ -9,9 +9,9 @@ Stored rows are kept in the cache of `datasets`, never beside the source, under 
 with the source, the tokenizer and the settings.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import datasets
 import torch
@@ -20,6 +20,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from offramp.errors import ConfigError, InputError
+from offramp.training.formats import Rows
 from offramp.training.packing import Columns, Tokens, tokens_of
 from offramp.training.positions import NO_LABEL
 from offramp.training.sources import Files, Hub, open_source
@@ -27,9 +28,7 @@ from offramp.version import __version__
 
 SHUFFLED_TOGETHER = 2048
 """Rows that are held to be shuffled, of a stream."""
-FEATURES = datasets.Features(
-    {name: datasets.List(datasets.Value("int32")) for name in ("input_ids", "labels")}
-)
+BOTH = ("input_ids", "labels")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +75,21 @@ class DataSettings:
                 raise ConfigError(f"{name} is empty; give it a name")
 
 
+Cut: TypeAlias = Callable[[Rows, Any, DataSettings], Iterator[Tokens]]
+"""Makes rows of tokens of a source's rows, with a tokenizer."""
+
+
+def cut_by_kind(rows: Rows, tokenizer: Any, settings: DataSettings) -> Iterator[Tokens]:
+    """Cut documents, pairs or conversations, whichever the first row is; see ``load_rows``."""
+    return tokens_of(
+        rows,
+        tokenizer,
+        columns=Columns(text=settings.text, prompt=settings.prompt, completion=settings.completion),
+        block_size=settings.block_size,
+        apart=settings.apart,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Maker:
     """Makes the rows, as often as wanted; can be sent to another process."""
@@ -83,22 +97,20 @@ class _Maker:
     settings: DataSettings
     source: Files | Hub
     tokenizer: Any
+    cut: Cut
+    columns: tuple[str, ...]
+
+    @property
+    def features(self) -> datasets.Features:
+        """Give the types of the columns."""
+        tokens = datasets.List(datasets.Value("int32"))
+        return datasets.Features(dict.fromkeys(self.columns, tokens))
 
     def __call__(self) -> Iterator[Tokens]:
         settings, read = self.settings, 0
-        columns = Columns(
-            text=settings.text, prompt=settings.prompt, completion=settings.completion
-        )
-        rows = self.source.rows(settings.text)
-        for row in tokens_of(
-            rows,
-            self.tokenizer,
-            columns=columns,
-            block_size=settings.block_size,
-            apart=settings.apart,
-        ):
+        for row in self.cut(self.source.rows(settings.text), self.tokenizer, settings):
             yield row
-            read += len(row["labels"])
+            read += len(row[self.columns[-1]])
             if settings.limit is not None and read >= settings.limit:
                 return
         if not read:
@@ -106,7 +118,11 @@ class _Maker:
 
 
 def load_rows(
-    settings: DataSettings, tokenizer: Any
+    settings: DataSettings,
+    tokenizer: Any,
+    *,
+    cut: Cut = cut_by_kind,
+    columns: Sequence[str] = BOTH,
 ) -> datasets.Dataset | datasets.IterableDataset:
     """Give the rows of a source, encoded and cut.
 
@@ -116,6 +132,8 @@ def load_rows(
     Args:
         settings: The source, and how it is cut.
         tokenizer: Of the model that is trained.
+        cut: Makes other rows than these; something that can be pickled.
+        columns: What its rows hold; the last one's tokens count for the limit.
 
     Returns:
         Rows of ``input_ids`` and ``labels``, lists of equal length; a label is the token of its
@@ -128,10 +146,12 @@ def load_rows(
         ConfigError: A split of files that have none.
     """
     source = open_source(settings.source, split=settings.split, streaming=settings.streaming)
-    make = _Maker(settings=settings, source=source, tokenizer=tokenizer)
+    make = _Maker(
+        settings=settings, source=source, tokenizer=tokenizer, cut=cut, columns=tuple(columns)
+    )
     if settings.streaming:
         next(make())
-        rows = datasets.IterableDataset.from_generator(make, features=FEATURES)
+        rows = datasets.IterableDataset.from_generator(make, features=make.features)
         more = {"buffer_size": SHUFFLED_TOGETHER}
     else:
         rows, more = _stored(make), {}
@@ -139,10 +159,11 @@ def load_rows(
 
 
 def _stored(make: _Maker) -> datasets.Dataset:
-    cut = replace(make.settings, seed=0, shuffle=False)
-    name = Hasher.hash((cut, make.source.stamp, make.tokenizer, __version__))
+    settings = replace(make.settings, seed=0, shuffle=False)
+    rows = (settings, make.source.stamp, make.tokenizer, make.cut, make.columns)
+    name = Hasher.hash((*rows, __version__))
     try:
-        return datasets.Dataset.from_generator(make, features=FEATURES, fingerprint=name)
+        return datasets.Dataset.from_generator(make, features=make.features, fingerprint=name)
     except datasets.exceptions.DatasetGenerationError as error:
         if isinstance(error.__cause__, InputError):
             raise error.__cause__ from None

@@ -91,7 +91,7 @@ def tokens_of(
         pairs = (_pair_apart(row, tokenizer, columns, place) for place, row in rows)
         yield from _cut(pairs, block_size, learned_from=0)
     elif kind == "text":
-        texts = (_text(row, columns.text, place) for place, row in rows)
+        texts = (text_of(row, columns.text, place) for place, row in rows)
         for block in _packed(_documents(texts, tokenizer), block_size):
             yield {"input_ids": block, "labels": list(block)}
     elif kind == "pair":
@@ -107,7 +107,17 @@ def _value(row: Row, column: str, place: str) -> Any:
     return row[column]
 
 
-def _text(row: Row, column: str, place: str) -> str:
+def text_of(row: Row, column: str, place: str) -> str:
+    """Give the document of a row; none is empty.
+
+    Args:
+        row: Columns.
+        column: Name of that of documents.
+        place: Of the row, for messages.
+
+    Raises:
+        InputError: There is no such column, or it holds something else.
+    """
     text = _value(row, column, place)
     if text is None:
         return ""
@@ -116,7 +126,8 @@ def _text(row: Row, column: str, place: str) -> str:
     return text
 
 
-def _encode(tokenizer: Any, texts: list[str], *, special: bool) -> list[list[int]]:
+def encode(tokenizer: Any, texts: list[str], *, special: bool) -> list[list[int]]:
+    """Give the tokens of texts, with the tokenizer's special tokens or without."""
     found: list[list[int]] = tokenizer(texts, add_special_tokens=special, verbose=False)[
         "input_ids"
     ]
@@ -129,7 +140,7 @@ def _documents(texts: Iterator[str], tokenizer: Any) -> Iterator[list[int]]:
     last: int | None = end
     written = (text for text in texts if text)
     while batch := list(islice(written, TOGETHER)):
-        for document in _encode(tokenizer, batch, special=True):
+        for document in encode(tokenizer, batch, special=True):
             if end is not None and last != end:
                 yield [end]
             yield document
@@ -188,7 +199,7 @@ def _part(
     """
     part = _value(row, column, place)
     if isinstance(part, str):
-        (tokens,) = _encode(tokenizer, [part], special=special) if part or special else [[]]
+        (tokens,) = encode(tokenizer, [part], special=special) if part or special else [[]]
         end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         has_end = tokens[-1:] == end != []
         if ended is None or ended == has_end:
@@ -215,7 +226,7 @@ def _turns(row: Row, tokenizer: Any, place: str) -> Tokens:
                     f"{place}: the chat template writes earlier turns anew when a turn is added, "
                     "so the answers cannot be told apart; train on prompt and completion instead"
                 )
-            (tokens,) = _encode(tokenizer, [text[len(written) :]], special=False)
+            (tokens,) = encode(tokenizer, [text[len(written) :]], special=False)
             ids += tokens
             labels += tokens if learned else [NO_LABEL] * len(tokens)
             written = text
