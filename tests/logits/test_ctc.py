@@ -137,6 +137,8 @@ def test_a_forbidden_label_is_inf_and_has_no_alignment():
 
     assert ctc_loss(logits, torch.tensor([[1]]), **size).tolist() == [torch.inf]
     assert ctc_align(logits, torch.tensor([[1]]), **size).tolist() == [[BLANK] * 3]
+    nothing_last = torch.zeros(1, 3, VOCAB).index_fill(1, torch.tensor([2]), -torch.inf)
+    assert ctc_align(nothing_last, torch.tensor([[1]]), **size).tolist() == [[BLANK] * 3]
     allowed = ctc_loss(logits, torch.tensor([[0]]), **size)
     allowed.sum().backward()
     assert allowed.isfinite().all()

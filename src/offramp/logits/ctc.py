@@ -130,7 +130,7 @@ def ctc_align(
     states[:, 1::2] = labels.masked_fill(labels == NO_LABEL, blank)
     # the normaliser is the same for every state of a position: raw scores choose the same path
     emitted = wide(logits.detach().gather(-1, states[:, None].expand(-1, canvas, -1)))
-    scores, steps = _best_states(emitted, states, canvas_lengths=canvas_lengths, blank=blank)
+    scores, steps = _best_states(emitted, states, canvas_lengths)
     ends = torch.stack([2 * target_lengths, (2 * target_lengths - 1).clamp(min=0)], dim=-1)
     last, chosen = scores.gather(-1, ends).max(-1)
     state = ends.gather(-1, chosen[:, None])
@@ -145,9 +145,7 @@ def ctc_align(
 def _best_states(
     emitted: Float[Tensor, "batch canvas states"],
     states: Int[Tensor, "batch states"],
-    *,
     canvas_lengths: Int[Tensor, " batch"],
-    blank: int,
 ) -> tuple[Float[Tensor, "batch states"], Int[Tensor, "batch canvas states"]]:
     """Give the score of the best path into each state, and from how many states back it came.
 
@@ -155,7 +153,7 @@ def _best_states(
     row's canvas nothing moves.
     """
     skips = torch.zeros_like(states, dtype=torch.bool)
-    skips[:, 2:] = (states[:, 2:] != blank) & (states[:, 2:] != states[:, :-2])
+    skips[:, 2:] = states[:, 2:] != states[:, :-2]  # never true of two blanks
     steps = torch.zeros(emitted.shape, dtype=torch.long, device=emitted.device)
     scores = emitted.new_full(states.shape, -torch.inf)
     scores[:, 0] = 0.0  # before the first position; from here states 0 and 1 can be reached
