@@ -164,7 +164,7 @@ def test_libraries_are_quiet_unless_verbose(offramp, heard, monkeypatch):
         logging.getLogger("transformers.generation").warning("a flag is ignored")
         warnings.warn("soon to be removed", FutureWarning, stacklevel=1)
 
-    monkeypatch.setattr("offramp.cli.run.Answers", noisy)
+    monkeypatch.setattr("offramp.cli.run.answers_of", noisy)
     monkeypatch.setattr("offramp.cli.run._run", lambda *_: None)
 
     quiet = offramp("generate", "a")

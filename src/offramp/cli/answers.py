@@ -129,7 +129,8 @@ class Answers:
         """Generate for a batch; give each row's new tokens, cut after the one that ends it."""
         model, tokenizer, settings = self._loaded.model, self._loaded.tokenizer, self._settings
         rows = {"input_ids": [self._tokens[index] for index in batch]}
-        inputs = tokenizer.pad(rows, padding_side="left", return_tensors="pt").to(model.device)
+        side = "right" if model.config.is_encoder_decoder else "left"
+        inputs = tokenizer.pad(rows, padding_side=side, return_tensors="pt").to(model.device)
         if settings.seed is not None:
             set_seed((settings.seed + batch.start * SEED_STEP) % 2**32)
         made = model.generate(

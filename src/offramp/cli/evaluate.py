@@ -1,24 +1,28 @@
-"""``offramp evaluate``: how good every exit is on a text.
+"""``offramp evaluate``: how good every exit is on a text, and encoder-decoders on pairs.
 
 Only this module and what it imports first is read for ``--help``; torch and transformers come
-with offramp.cli.measure.
+with offramp.cli.measure and offramp.cli.seq2seq_measure.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from offramp.cli import options
+from offramp.cli import options, seq2seq_options
 from offramp.cli.generate import logs_disabled
+from offramp.cli.seq2seq_settings import OnePassChoice, PairsEvaluation, refuse
 from offramp.cli.settings import ExitChoice
+from offramp.errors import ConfigError
 
 EXAMPLE = "Example: offramp evaluate --data held-out.txt --limit 20000 --picture exits.svg"
 TEXT = "Text"
+TRAIN = "train"
+"""The part of a data set that is read where none is named."""
 
 Data = Annotated[
-    str,
+    str | None,
     typer.Option(
         metavar="SOURCE",
         help="Text that nothing was trained on: a file (.txt, .jsonl, .json, .parquet, .csv), a "
@@ -59,7 +63,14 @@ Exits = Annotated[
 ]
 BatchSize = Annotated[
     int,
-    typer.Option(min=1, metavar="N", help="Rows at a time.", rich_help_panel=options.MACHINE),
+    typer.Option(
+        "--batch-size",
+        "--batch",
+        min=1,
+        metavar="N",
+        help="Rows at a time.",
+        rich_help_panel=options.MACHINE,
+    ),
 ]
 Picture = Annotated[
     Path | None,
@@ -96,11 +107,30 @@ class Evaluation(ExitChoice):
 
 def evaluate(  # noqa: PLR0913 - one parameter for each option
     *,
-    data: Data,
-    split: Split = "train",
-    limit: Limit = None,
+    data: Data = None,
+    split: Split = TRAIN,
+    limit: seq2seq_options.Limit = None,
     block_size: BlockSize = None,
-    model: options.Model = None,
+    pairs: seq2seq_options.PairsFile = None,
+    max_source_tokens: seq2seq_options.MaxSourceTokens = None,
+    max_new_tokens: seq2seq_options.MaxNewTokens = None,
+    num_beams: seq2seq_options.Beams = None,
+    length_penalty: seq2seq_options.LengthPenalty = None,
+    no_repeat_ngram_size: seq2seq_options.NoRepeatNgramSize = None,
+    time: seq2seq_options.Time = None,
+    early_exit: seq2seq_options.EarlyExitRule = None,
+    min_exit: seq2seq_options.MinExit = None,
+    canvas_length: seq2seq_options.CanvasLength = None,
+    lengths: seq2seq_options.Lengths = None,
+    refine_steps: seq2seq_options.RefineSteps = None,
+    path: seq2seq_options.ReadingPath = None,
+    collapse_repeats: seq2seq_options.CollapseRepeats = False,
+    metrics: seq2seq_options.Metrics = None,
+    stemmer: seq2seq_options.Stemmer = None,
+    bleu_tokenizer: seq2seq_options.BleuTokenizer = None,
+    lowercase: seq2seq_options.Lowercase = False,
+    samples: seq2seq_options.Samples = None,
+    model: seq2seq_options.Models = None,
     exits_from: options.ExitsFrom = None,
     exits: Exits = None,
     contrast: options.ContrastPair = None,
@@ -111,38 +141,101 @@ def evaluate(  # noqa: PLR0913 - one parameter for each option
     dtype: options.DtypeName = options.Dtype.auto,
     device: options.Device = "auto",
     picture: Picture = None,
+    output: seq2seq_options.Output = None,
+    overwrite: options.Overwrite = False,
     json: Json = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Measure every exit on held-out text, in one pass of the model.
+    """Measure every exit on held-out text, or encoder-decoders on pairs.
 
-    For each exit: cross-entropy and perplexity, agreement with the last layer,
-    KL(last || exit), calibration (its best token's probability against being
-    the next token of the text), and the share of tokens at which it is the
-    first whose answer stays. --contrast, --exit and --dola add the perplexity
-    of that way to decode. Results go to stdout.
+    With --data, in one pass of the model, for each exit: cross-entropy and
+    perplexity, agreement with the last layer, KL(last || exit), calibration
+    (its best token's probability against being the next token of the text),
+    and the share of tokens at which it is the first whose answer stays.
+    --contrast, --exit and --dola add the perplexity of that way to decode.
+    With --pairs, for each --model: ROUGE, BLEU, chrF, errors and repetition of
+    what it writes for the sources, with 95 % intervals, the difference from
+    the first model, times, and the exits of ELMER. Results go to stdout.
     """
-    chosen = Evaluation(
-        model=model,
-        exits_from=exits_from,
-        dtype=dtype.value,
-        device=device,
-        contrast=contrast,
-        alpha=alpha,
-        exit=exit,
-        dola=dola,
-        data=data,
-        split=split,
-        limit=limit,
-        block_size=block_size,
-        exits=exits,
-        batch_size=batch_size,
-        picture=picture,
-        json=json,
-        verbose=verbose,
+    one_pass = OnePassChoice(
+        min_exit=min_exit,
+        canvas_length=canvas_length,
+        lengths=lengths,
+        refine_steps=refine_steps,
+        path=path,
+        collapse_repeats=collapse_repeats,
     )
+    of_pairs: dict[str, Any] = {
+        "max_source_tokens": max_source_tokens,
+        "max_new_tokens": max_new_tokens,
+        "num_beams": num_beams,
+        "length_penalty": length_penalty,
+        "no_repeat_ngram_size": no_repeat_ngram_size,
+        "time": time,
+        "early_exit": early_exit,
+        "metrics": metrics,
+        "stemmer": stemmer,
+        "bleu_tokenizer": bleu_tokenizer,
+        "lowercase": lowercase,
+        "samples": samples,
+        "output": output,
+        "overwrite": overwrite,
+    }
+    of_text: dict[str, Any] = {
+        "block_size": block_size,
+        "exits_from": exits_from,
+        "exits": exits,
+        "contrast": contrast,
+        "alpha": alpha,
+        "exit": exit,
+        "dola": dola,
+        "picture": picture,
+    }
+    of_both: dict[str, Any] = {
+        "dtype": dtype.value,
+        "device": device,
+        "limit": limit,
+        "batch_size": batch_size,
+        "json": json,
+        "verbose": verbose,
+    }
+    if pairs is not None:
+        other = {"data": data, "split": None if split == TRAIN else split, **of_text}
+        refuse(other, "does not go with --pairs; leave one of them out")
+        _evaluate_pairs(
+            PairsEvaluation(
+                pairs=pairs, model=tuple(model or ()), one_pass=one_pass, **of_pairs, **of_both
+            )
+        )
+        return
+    refuse({**of_pairs, **one_pass.given}, "belongs to --pairs; add --pairs pairs.jsonl")
+    chosen = Evaluation(data=_named(data), split=split, model=_only(model), **of_text, **of_both)
     # --help and the errors above need no torch, which takes seconds to import.
     with logs_disabled(not verbose):
         from offramp.cli.measure import measure  # noqa: PLC0415
 
     measure(chosen)
+
+
+def _evaluate_pairs(settings: PairsEvaluation) -> None:
+    with logs_disabled(not settings.verbose):
+        from offramp.cli.seq2seq_measure import measure_pairs  # noqa: PLC0415 - needs torch
+
+    measure_pairs(settings)
+
+
+def _named(data: str | None) -> str:
+    if data is None:
+        raise ConfigError(
+            "nothing to measure on; name a text by --data, or pairs for encoder-decoders by --pairs"
+        )
+    return data
+
+
+def _only(models: list[str] | None) -> str | None:
+    if models and len(models) > 1:
+        raise ConfigError(
+            f"got {len(models)} models ({', '.join(models)}); --data measures the exits of one, "
+            "--pairs compares several"
+        )
+    return models[0] if models else None

@@ -9,9 +9,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from offramp.cli import options
+from offramp.cli import options, seq2seq_options
 from offramp.cli.output import check_output
 from offramp.cli.prompts import read_prompts
+from offramp.cli.seq2seq_settings import OnePassChoice
 from offramp.cli.settings import Display, Settings
 from offramp.errors import ConfigError
 
@@ -36,6 +37,12 @@ def generate(  # noqa: PLR0913 - one parameter for each option
     speculate: options.Speculate = None,
     draft_length: options.DraftLength = None,
     lookup: options.Lookup = None,
+    min_exit: seq2seq_options.MinExit = None,
+    canvas_length: seq2seq_options.CanvasLength = None,
+    lengths: seq2seq_options.Lengths = None,
+    refine_steps: seq2seq_options.RefineSteps = None,
+    path: seq2seq_options.ReadingPath = None,
+    collapse_repeats: seq2seq_options.CollapseRepeats = False,
     max_new_tokens: options.MaxNewTokens = 128,
     do_sample: options.DoSample = None,
     temperature: options.Temperature = None,
@@ -56,7 +63,8 @@ def generate(  # noqa: PLR0913 - one parameter for each option
 ) -> None:
     """Write a text for each prompt, from any exit of a model or by contrast between exits.
 
-    Results go to stdout, everything else to stderr.
+    An encoder-decoder reads the prompt and writes another text; ELMER does so in one pass. Results
+    go to stdout, everything else to stderr.
     """
     sampling = {
         "do_sample": do_sample,
@@ -81,6 +89,14 @@ def generate(  # noqa: PLR0913 - one parameter for each option
         speculate=speculate,
         draft_length=draft_length,
         lookup=lookup,
+        one_pass=OnePassChoice(
+            min_exit=min_exit,
+            canvas_length=canvas_length,
+            lengths=lengths,
+            refine_steps=refine_steps,
+            path=path,
+            collapse_repeats=collapse_repeats,
+        ),
         chat=chat,
         system=system,
         max_new_tokens=max_new_tokens,

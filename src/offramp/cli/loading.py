@@ -50,7 +50,7 @@ def load(name: str | None, *, dtype: str, device: str, exits: str | None = None)
     """
     if name is None and exits is None:
         exits = str(SHIPPED)
-    loaded = load_as_it_is(name, dtype=dtype, place=_device(device), exits=exits)
+    loaded = load_as_it_is(name, dtype=dtype, place=device_of(device), exits=exits)
     model = loaded.model
     if not model.exit_numbers and model.depth > 1:
         attach_exits(model, range(1, model.depth), "direct")
@@ -110,7 +110,15 @@ def _tokenizer_of(model: Any, name: str) -> Any:
         ) from error
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """Find a device, and make sure that it can be used.
+
+    Args:
+        name: ``"auto"``, which is CUDA where there is one, or a name of torch.
+
+    Raises:
+        ConfigError: It cannot be used.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from offramp.cli.answers import Answers
 from offramp.cli.output import Interrupted, ResultFile, key_of
 from offramp.cli.prompts import Prompt
 from offramp.cli.quiet import memory_named, quiet
+from offramp.cli.seq2seq_answers import AnyAnswers, answers_of
 from offramp.cli.settings import Display, Settings
 from offramp.cli.show import progress, remark, show_json, show_text
 
@@ -26,10 +26,10 @@ def run(settings: Settings, prompts: Sequence[Prompt], display: Display) -> None
     """
     memory = memory_named(device=settings.device, batch_size=settings.batch_size)
     with quiet(verbose=display.verbose), memory:
-        _run(Answers(settings, prompts), prompts, display)
+        _run(answers_of(settings, prompts), prompts, display)
 
 
-def _run(answers: Answers, prompts: Sequence[Prompt], display: Display) -> None:
+def _run(answers: AnyAnswers, prompts: Sequence[Prompt], display: Display) -> None:
     if display.stream:
         answers.stream()
     elif display.output is not None:
@@ -38,7 +38,7 @@ def _run(answers: Answers, prompts: Sequence[Prompt], display: Display) -> None:
         _to_stdout(answers, count=len(prompts), as_json=display.json)
 
 
-def _to_stdout(answers: Answers, *, count: int, as_json: bool) -> None:
+def _to_stdout(answers: AnyAnswers, *, count: int, as_json: bool) -> None:
     with progress(count) as advance:
         for batch in answers.batches():
             for index, result in zip(batch, answers.answer(batch), strict=True):
@@ -49,7 +49,7 @@ def _to_stdout(answers: Answers, *, count: int, as_json: bool) -> None:
             advance(len(batch))
 
 
-def _to_file(answers: Answers, prompts: Sequence[Prompt], display: Display, path: Path) -> None:
+def _to_file(answers: AnyAnswers, prompts: Sequence[Prompt], display: Display, path: Path) -> None:
     facts = answers.facts()
     keys = [key_of(prompt.content, facts) for prompt in prompts]
     with ResultFile(path, keys, overwrite=display.overwrite) as file:

@@ -8,9 +8,10 @@ Not here: reading exits (offramp.cli.rule), what depends on the model (offramp.c
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from offramp.cli.seq2seq_settings import OnePassChoice
 from offramp.errors import ConfigError
 
 SAMPLED_ONLY = ("temperature", "top_k", "top_p")
@@ -63,6 +64,7 @@ class Settings(ExitChoice):
     speculate: str | None = None
     draft_length: int | None = None
     lookup: int | None = None
+    one_pass: OnePassChoice = field(default_factory=OnePassChoice)
 
     def __post_init__(self) -> None:
         super().__post_init__()

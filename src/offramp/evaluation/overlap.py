@@ -49,6 +49,22 @@ def check_installed(metric: str) -> None:
         )
 
 
+def check_tokenizer(tokenizer: str) -> None:
+    """Refuse a way to cut texts for BLEU that is unknown here.
+
+    Args:
+        tokenizer: Its name in sacreBLEU.
+
+    Raises:
+        ConfigError: It is none of ``BLEU_TOKENIZERS``.
+    """
+    if tokenizer not in BLEU_TOKENIZERS:
+        raise ConfigError(
+            f"BLEU's tokenizer must be one of {', '.join(BLEU_TOKENIZERS)}, got {tokenizer!r}; "
+            "13a is the usual one"
+        )
+
+
 def rouge(
     texts: Sequence[str], references: Sequence[Sequence[str]], *, stemmer: bool
 ) -> list[Measure]:
@@ -108,11 +124,7 @@ def bleu(
     Raises:
         ConfigError: sacreBLEU is missing, or the tokenizer is not one of these.
     """
-    if tokenizer not in BLEU_TOKENIZERS:
-        raise ConfigError(
-            f"BLEU's tokenizer must be one of {', '.join(BLEU_TOKENIZERS)}, got {tokenizer!r}; "
-            "13a is the usual one"
-        )
+    check_tokenizer(tokenizer)
     check_installed("bleu")
     from sacrebleu.metrics import BLEU  # noqa: PLC0415 - only the extra "eval" has it
 

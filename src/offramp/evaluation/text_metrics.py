@@ -19,7 +19,15 @@ import torch
 from offramp.errors import ConfigError, InputError
 from offramp.evaluation.edits import nearest
 from offramp.evaluation.metrics import repetition
-from offramp.evaluation.overlap import PACKAGES, bleu, check_installed, chrf, quotient, rouge
+from offramp.evaluation.overlap import (
+    PACKAGES,
+    bleu,
+    check_installed,
+    check_tokenizer,
+    chrf,
+    quotient,
+    rouge,
+)
 from offramp.evaluation.resampling import (
     SAMPLES,
     Better,
@@ -52,7 +60,8 @@ class TextSettings:
         seed: Of the draws.
 
     Raises:
-        ConfigError: There is no such group, or its package is missing.
+        ConfigError: There is no such group or tokenizer, a package is missing, or there are too few
+            draws.
     """
 
     metrics: tuple[str, ...] = METRICS
@@ -71,6 +80,8 @@ class TextSettings:
         for each in self.metrics:
             if each in PACKAGES:
                 check_installed(each)
+        check_tokenizer(self.bleu_tokenizer)
+        Draws(samples=self.samples, seed=self.seed)
 
     @property
     def draws(self) -> Draws:

@@ -1,0 +1,218 @@
+"""Let models write a text for each source of some pairs, score the texts, and show both.
+
+In:  checked settings. Out: a table or JSON on stdout, and the texts in a file if asked for.
+Law: what can be refused is refused before the first text is written; after an interruption the file
+     holds whole lines, and the same command goes on from there (tests/cli/test_seq2seq.py).
+Not here: scores (offramp.evaluation.text_metrics), the table (offramp.cli.seq2seq_table).
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from offramp.cli.loading import weights_hash
+from offramp.cli.output import Interrupted, ResultFile, check_output, key_of
+from offramp.cli.quiet import memory_named, quiet
+from offramp.cli.seq2seq_loading import Source, find_source, one_shot_of
+from offramp.cli.seq2seq_settings import PairsEvaluation, refuse
+from offramp.cli.seq2seq_table import show_systems
+from offramp.cli.show import progress, remark, show_json
+from offramp.evaluation.latency import LEAST_ROUNDS
+from offramp.evaluation.machine import machine_facts
+from offramp.evaluation.pace import Pace, Race
+from offramp.evaluation.pairs import Pair, read_pairs
+from offramp.evaluation.seq2seq import Writer, WriteSettings, Written
+from offramp.evaluation.seq2seq_report import Seq2SeqReport, report_of
+from offramp.evaluation.text_metrics import TextSettings
+
+TEXTS = tuple(each.name for each in fields(Written))
+
+
+def measure_pairs(settings: PairsEvaluation) -> None:
+    """Write, score and show.
+
+    Raises:
+        OfframpError: Something was asked for that cannot be done.
+        Interrupted: Ctrl-C, with an output file to go on from.
+    """
+    scoring = text_settings_of(settings)
+    if settings.output is not None:
+        check_output(settings.output, inputs=[settings.pairs])
+    pairs = read_pairs(settings.pairs, limit=settings.limit)
+    memory = memory_named(device=settings.device, batch_size=settings.batch_size)
+    with quiet(verbose=settings.verbose), memory:
+        writers = _writers(settings)
+        texts = _Texts(writers, pairs, settings)
+        written = texts.write()
+        paces = _paces(writers, pairs, settings)
+    references = [each.references for each in pairs]
+    report = report_of(writers, written, references, settings=scoring, paces=paces)
+    _show(report, writers, settings)
+
+
+def text_settings_of(settings: PairsEvaluation) -> TextSettings:
+    """Make what is scored.
+
+    Raises:
+        ConfigError: There is no such score, or its package is missing.
+    """
+    given: dict[str, Any] = {
+        "stemmer": settings.stemmer,
+        "bleu_tokenizer": settings.bleu_tokenizer,
+        "lowercase": settings.lowercase,
+        "samples": settings.samples,
+    }
+    if settings.metrics is not None:
+        given["metrics"] = tuple(each.strip() for each in settings.metrics.split(","))
+    return TextSettings(**{name: value for name, value in given.items() if value is not None})
+
+
+def _writers(settings: PairsEvaluation) -> dict[str, Writer]:
+    """Load the models, once it is known that every option means something to one of them."""
+    sources = [find_source(name) for name in settings.model]
+    if not any(each.one_pass for each in sources):
+        refuse(settings.only_in_one_pass, "is for ELMER models; name one by --model")
+    if all(each.one_pass for each in sources):
+        refuse(settings.only_in_steps, "means nothing to ELMER models, which write at once")
+    how = _write_settings(settings, sources)
+    return {
+        each.name: each.load(how, dtype=settings.dtype, device=settings.device) for each in sources
+    }
+
+
+def _write_settings(settings: PairsEvaluation, sources: Sequence[Source]) -> WriteSettings:
+    ngram = settings.no_repeat_ngram_size
+    generation = {**settings.only_in_steps, "no_repeat_ngram_size": ngram}
+    one_pass = any(each.one_pass for each in sources)
+    more: dict[str, Any] = {}
+    if one_pass:
+        more["decoding"] = one_shot_of(
+            settings.one_pass.given, early_exit=settings.early_exit, no_repeat_ngram=ngram
+        )
+    return WriteSettings(
+        batch_size=settings.batch_size,
+        max_new_tokens=settings.max_new_tokens,
+        max_source_tokens=settings.max_source_tokens,
+        generation={name: value for name, value in generation.items() if value is not None},
+        **more,
+    )
+
+
+class _Texts:
+    """The texts of some models for some pairs, in memory or in a file that is gone on with."""
+
+    def __init__(
+        self, writers: Mapping[str, Writer], pairs: Sequence[Pair], settings: PairsEvaluation
+    ) -> None:
+        self._writers, self._pairs, self._settings = writers, pairs, settings
+        self._sources = [each.source for each in pairs]
+        places = [each.place for each in pairs]
+        self._batches = {
+            name: writer.batches(self._sources, places=places) for name, writer in writers.items()
+        }
+        self._total = len(writers) * len(pairs)
+
+    def write(self) -> dict[str, list[Written]]:
+        """Write what is missing, and give all."""
+        found: dict[int, Written] = {}
+        if self._settings.output is None:
+            with progress(self._total, unit="texts") as advance:
+                for batch in self._work(found):
+                    found.update(batch)
+                    advance(len(batch))
+        else:
+            self._to_file(found)
+        rows = len(self._pairs)
+        return {
+            name: [found[number * rows + row] for row in range(rows)]
+            for number, name in enumerate(self._writers)
+        }
+
+    def _work(self, found: Mapping[int, Written]) -> Iterator[dict[int, Written]]:
+        """Write each batch of which a text is missing, model after model."""
+        for number, (name, writer) in enumerate(self._writers.items()):
+            for place, batch in enumerate(self._batches[name]):
+                indices = [number * len(self._pairs) + row for row in batch]
+                if all(index in found for index in indices):
+                    continue
+                texts = writer.write(
+                    [self._sources[row] for row in batch], seed=writer.seed_of(place)
+                )
+                new = dict(zip(indices, texts, strict=True))
+                yield {index: text for index, text in new.items() if index not in found}
+
+    def _to_file(self, found: dict[int, Written]) -> None:
+        path = self._settings.output
+        assert path is not None
+        with ResultFile(path, self._keys(), overwrite=self._settings.overwrite) as file:
+            before = len(file.finished)
+            if before:
+                found.update(_read_back(path))
+            try:
+                with progress(self._total, done=before, unit="texts") as advance:
+                    for batch in self._work(found):
+                        file.append({index: self._line(index, batch[index]) for index in batch})
+                        found.update(batch)
+                        advance(len(batch))
+            except KeyboardInterrupt:
+                raise Interrupted(
+                    f"interrupted: {len(file.finished)} of {self._total} texts are in {path}; the "
+                    "same command goes on from there"
+                ) from None
+        if not self._settings.json:
+            remark(f"{self._total} texts in {path}, {self._total - before} of them new")
+
+    def _keys(self) -> list[str]:
+        keys = []
+        for name, writer in self._writers.items():
+            facts = {
+                "model": name,
+                "weights": weights_hash(writer.model),
+                "decoding": writer.decoding(),
+                "max_new_tokens": self._settings.max_new_tokens,
+                "max_source_tokens": self._settings.max_source_tokens,
+            }
+            keys += [key_of([each.source, *each.references], facts) for each in self._pairs]
+        return keys
+
+    def _line(self, index: int, text: Written) -> dict[str, Any]:
+        number, row = divmod(index, len(self._pairs))
+        pair = self._pairs[row]
+        return {
+            "model": list(self._writers)[number],
+            "row": row,
+            "source": pair.source,
+            "references": pair.references,
+            **asdict(text),
+        }
+
+
+def _read_back(path: Path) -> Iterator[tuple[int, Written]]:
+    """Read texts of an earlier run, which ``ResultFile`` has found to be of this one."""
+    for line in path.read_bytes().splitlines():
+        told = json.loads(line)
+        values = {name: told[name] for name in TEXTS}
+        for name in ("tokens", "exits"):
+            values[name] = None if values[name] is None else tuple(values[name])
+        yield told["index"], Written(**values)
+
+
+def _paces(
+    writers: Mapping[str, Writer], pairs: Sequence[Pair], settings: PairsEvaluation
+) -> dict[str, Pace] | None:
+    if settings.time is None:
+        return None
+    race = Race(writers)
+    with progress(settings.time + LEAST_ROUNDS, unit="timed") as advance:
+        return race.run([each.source for each in pairs], rows=settings.time, advance=advance)
+
+
+def _show(report: Seq2SeqReport, writers: Mapping[str, Writer], settings: PairsEvaluation) -> None:
+    if settings.json:
+        first = next(iter(writers.values()))
+        facts = {"pairs": str(settings.pairs), "machine": machine_facts(first.model)}
+        show_json({**facts, **report.as_json()})
+    else:
+        show_systems(report, title=str(settings.pairs))
