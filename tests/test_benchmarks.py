@@ -1,4 +1,4 @@
-"""The benchmark of speed runs as a user runs it, and its JSON says what it claims."""
+"""The benchmarks run as a user runs them, and their JSON says what it claims."""
 
 import json
 import statistics
@@ -121,3 +121,96 @@ def test_early_exit_is_drawn_as_a_curve(quick):
     assert 0 <= early["quality"]["agreement"] <= 1
     assert early["quality"]["perplexity"] >= 1
     assert 0 < early["blocks_per_token"] <= 31
+
+
+SMALL = {
+    "vocab": 211,
+    "width": 16,
+    "ffn": 32,
+    "heads": 2,
+    "encoder-layers": 1,
+    "decoder-layers": 3,
+    "source": 12,
+    "tokens": 6,
+}
+
+
+@pytest.fixture(scope="module")
+def elmer(tmp_path_factory):
+    """What a tiny run of ELMER's benchmark wrote and printed."""
+    out = tmp_path_factory.mktemp("elmer") / "elmer.json"
+    command = [sys.executable, str(BENCHMARKS / "elmer.py"), "--threads", "1", "--rounds", "2"]
+    command += ["--batch", "1", "2", "--repeats", "1", "--out", str(out)]
+    command += [f"--{name}={size}" for name, size in SMALL.items()]
+
+    ran = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=TIMEOUT_SECONDS
+    )
+
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(out.read_text(encoding="utf-8")), ran.stdout
+
+
+def test_one_pass_is_timed_beside_bart_in_every_round(elmer):
+    result, printed = elmer
+    expected = {"bart", "bart-6-1", "bart-int8", "elmer", "elmer-soft", "elmer-ctc", "elmer-dag"}
+    expected |= {"elmer-int8", "elmer-gate-1", "elmer-gate-2", "elmer-entropy-1", "elmer-entropy-2"}
+
+    assert [each["batch"] for each in result["results"]] == [1, 2]
+    for each in result["results"]:
+        assert set(each["ways"]) == expected
+        for name, way in each["ways"].items():
+            for scope in ("call", "decoder"):
+                assert len(way[scope]["seconds"]) == 2
+                paired = [
+                    base / own
+                    for base, own in zip(
+                        each["ways"]["bart"][scope]["seconds"], way[scope]["seconds"], strict=True
+                    )
+                ]
+                ratio = way[scope]["over_bart"]
+                assert ratio["median"] == pytest.approx(statistics.median(paired), rel=0.01)
+                assert ratio["low"] <= ratio["median"] <= ratio["high"]
+                assert f"| {name} | {scope} |" in printed
+
+
+def test_whole_texts_are_written(elmer):
+    result, _ = elmer
+
+    for each in result["results"]:
+        for name, way in each["ways"].items():
+            if name not in ("elmer-ctc", "elmer-dag"):
+                assert way["tokens"] == SMALL["tokens"]
+
+
+def test_counts_follow_from_the_sizes(elmer):
+    result, _ = elmer
+    width, ffn, vocab = SMALL["width"], SMALL["ffn"], SMALL["vocab"]
+    layer, head = 6 * width**2 + 2 * width * ffn, vocab * width
+    cross = 2 * width**2 * SMALL["decoder-layers"]
+    (ways, _) = (each["ways"] for each in result["results"])
+
+    step = SMALL["decoder-layers"] * layer + head
+    read = {name: way["decoder"]["weight_megabytes"] * 1e6 / 4 for name, way in ways.items()}
+
+    assert read["bart"] == cross + SMALL["tokens"] * step
+    assert read["elmer"] == cross + step
+    assert read["elmer-gate-1"] == cross / 3 + layer + head
+    assert read["elmer-entropy-1"] == cross / 3 + layer + 2 * head
+    assert read["elmer-soft"] == cross + step + 2 * head + 2 * 2 * width**2
+    assert 4 * ways["elmer-int8"]["decoder"]["weight_megabytes"] == pytest.approx(
+        ways["elmer"]["decoder"]["weight_megabytes"], abs=1e-5
+    )
+
+
+def test_targets_are_held_against_the_plain_pass(elmer):
+    result, _ = elmer
+    (first, _) = result["results"]
+
+    assert {(each["batch"], each["scope"], each["wanted"]) for each in result["targets"]} == {
+        (1, "call", 6.0),
+        (1, "decoder", 10.0),
+    }
+    for each in result["targets"]:
+        assert each["got"] == first["ways"]["elmer"][each["scope"]]["over_bart"]["median"]
+        assert each["met"] == (each["got"] >= each["wanted"])
