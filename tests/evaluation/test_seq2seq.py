@@ -28,11 +28,11 @@ def elmer(*, seed=0, **more):
     return ElmerForConditionalGeneration(config).eval()
 
 
-@pytest.fixture(params=["bart", "t5", "elmer"])
+@pytest.fixture(params=["bart", "t5", "plain", "ctc", "dag"])
 def model(request):
-    """A model of each kind."""
-    if request.param == "elmer":
-        return elmer()
+    """A model of each kind; the last three are ELMER's heads."""
+    if request.param in ("plain", "ctc", "dag"):
+        return elmer(output_head=request.param)
     return tiny.model_of(request.param, vocab_size=VOCABULARY, seed=8)
 
 

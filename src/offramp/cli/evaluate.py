@@ -16,7 +16,10 @@ from offramp.cli.seq2seq_settings import OnePassChoice, PairsEvaluation, refuse
 from offramp.cli.settings import ExitChoice
 from offramp.errors import ConfigError
 
-EXAMPLE = "Example: offramp evaluate --data held-out.txt --limit 20000 --picture exits.svg"
+EXAMPLE = (
+    "Example: offramp evaluate --data held-out.txt --limit 20000 --picture exits.svg, or offramp "
+    "evaluate --pairs test.jsonl --model my-bart --model my-elmer"
+)
 TEXT = "Text"
 TRAIN = "train"
 """The part of a data set that is read where none is named."""

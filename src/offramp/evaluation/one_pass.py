@@ -21,8 +21,8 @@ class OnePass:
         mean_exit: Layers that a token waited for, in the mean.
         canvas_length: Places of a canvas, in the mean.
         used: Share of the places that became tokens.
-        run: Share of the layers' positions that were run, of one pass without exits; above 1 where
-            texts are refined.
+        run: Positions that layers were run for, by those of one pass without exits; above 1 where
+            several lengths are tried. Passes that refine a text are not counted.
     """
 
     exits: dict[int, int]

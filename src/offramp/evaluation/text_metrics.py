@@ -174,11 +174,12 @@ def _errors(
     """Count rows that are none of their references, and edits to the nearest one."""
     edits = [nearest(each, right) for each, right in zip(words, references, strict=True)]
     wrong = [float(distance > 0) for distance, _ in edits]
-    any_of = f"{WORDS}; right is any reference"
+    right = f"right is any reference; {WORDS}"
+    row = f"rows that are not right, the word error rate of words and pronunciations; {WORDS}"
     near = f"edits to the nearest reference by its length, over all rows; {WORDS}"
     return [
-        _mean("exact_match", [1 - each for each in wrong], flavour=any_of, better="higher"),
-        _mean("row_error_rate", wrong, flavour=any_of, better="lower"),
+        _mean("exact_match", [1 - each for each in wrong], flavour=right, better="higher"),
+        _mean("row_error_rate", wrong, flavour=row, better="lower"),
         _ratio("token_error_rate", edits, flavour=near, better="lower"),
     ]
 
