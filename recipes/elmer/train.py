@@ -18,7 +18,6 @@ from transformers import AutoTokenizer, BartConfig, BartForConditionalGeneration
 
 from offramp.evaluation.text_metrics import TextSettings, measure_texts
 from offramp.models.elmer import ElmerConfig, ElmerForConditionalGeneration
-from offramp.training.checkpoints import last_checkpoint
 from offramp.training.finetuning import FinetuneSettings, Pair, finetune, pairs_of
 from offramp.training.sources import open_source
 
@@ -186,7 +185,6 @@ def main() -> None:
         output=asked.out,
         settings=settings,
         metrics=measure_with(task["metrics"]),
-        resume=last_checkpoint(asked.out),
         disable_tqdm=True,
     )
     trainer.model.save_pretrained(asked.out / "best")

@@ -9,129 +9,24 @@ Not here: metrics, which are given (offramp.evaluation.text_metrics); pre-traini
      (offramp.training.pretraining).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import DataCollatorForSeq2Seq, EarlyStoppingCallback, Trainer, TrainingArguments
+from transformers import DataCollatorForSeq2Seq, EarlyStoppingCallback, TrainingArguments
 
 from offramp.errors import ConfigError, InputError
+from offramp.training.checkpoints import check_facts
+from offramp.training.finetuning_settings import FinetuneSettings
 from offramp.training.formats import Rows
 from offramp.training.positions import NO_LABEL
-from offramp.training.settings import Precision, Schedule
+from offramp.training.trainer import SafeTrainer
 
 Metrics = Callable[[Sequence[str], Sequence[Sequence[str]]], Mapping[str, float]]
 """From texts and each one's references to numbers."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneSettings:
-    """How an encoder-decoder is fine-tuned.
-
-    Attributes:
-        learning_rate: Highest learning rate of AdamW.
-        schedule: linear, cosine or constant, after the warm-up.
-        warmup: Share of the steps with a rising learning rate, 0 to below 1.
-        weight_decay: Of AdamW.
-        label_smoothing: Share of the target's probability that is spread, 0 to below 1; not for
-            ELMER models, whose losses are their own.
-        epochs: Passes over the pairs.
-        max_steps: Stop after so many steps; 0 goes by epochs.
-        batch_size: Pairs at a time, on each process.
-        accumulate: Batches per step.
-        precision: float32, or mixed precision in bfloat16 or float16.
-        eval_steps: Steps between checkpoints, each with an evaluation by writing.
-        eval_rows: Pairs held out that are written for, the first ones.
-        metric: Which number decides which checkpoint is the best; its sign tells the direction:
-            ``-errors`` is better when lower.
-        patience: Stop after so many evaluations without a better one; 0 never.
-        max_source: Tokens of a source, more are cut.
-        max_target: Tokens of a target, pairs with more are left out of the training.
-        log_steps: Steps between lines of the log.
-        keep: Checkpoints that are kept, the best beside them.
-        seed: Decides order, dropout and everything drawn.
-
-    Raises:
-        ConfigError: A value is out of its range.
-    """
-
-    learning_rate: float = 5e-4
-    schedule: Schedule = "linear"
-    warmup: float = 0.05
-    weight_decay: float = 0.01
-    label_smoothing: float = 0.0
-    epochs: float = 10.0
-    max_steps: int = 0
-    batch_size: int = 64
-    accumulate: int = 1
-    precision: Precision = "float32"
-    eval_steps: int = 500
-    eval_rows: int = 500
-    metric: str = "-loss"
-    patience: int = 0
-    max_source: int = 256
-    max_target: int = 128
-    log_steps: int = 50
-    keep: int = 1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        least_one = ("batch_size", "accumulate", "eval_steps", "max_source", "max_target", "keep")
-        for name in (*least_one, "log_steps"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("max_steps", "eval_rows", "patience", "weight_decay"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}")
-        if not self.learning_rate > 0 or not self.epochs > 0:
-            raise ConfigError(
-                "learning_rate and epochs must be above 0, got "
-                f"{self.learning_rate} and {self.epochs}"
-            )
-        for name in ("warmup", "label_smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be from 0 to below 1, got {getattr(self, name)}")
-
-    def arguments(self, output: str | Path, **more: Any) -> TrainingArguments:
-        """Give transformers' arguments.
-
-        Args:
-            output: Folder of checkpoints and logs.
-            **more: Further arguments of transformers, such as ``report_to``.
-        """
-        given: dict[str, Any] = {
-            "output_dir": str(output),
-            "learning_rate": self.learning_rate,
-            "lr_scheduler_type": self.schedule,
-            "warmup_steps": self.warmup,
-            "weight_decay": self.weight_decay,
-            "label_smoothing_factor": self.label_smoothing,
-            "num_train_epochs": self.epochs,
-            "max_steps": self.max_steps or -1,
-            "per_device_train_batch_size": self.batch_size,
-            "per_device_eval_batch_size": self.batch_size,
-            "gradient_accumulation_steps": self.accumulate,
-            "bf16": self.precision == "bfloat16",
-            "fp16": self.precision == "float16",
-            "eval_strategy": "steps",
-            "eval_steps": self.eval_steps,
-            "save_steps": self.eval_steps,
-            "logging_steps": self.log_steps,
-            "save_total_limit": self.keep,
-            "load_best_model_at_end": True,
-            "metric_for_best_model": self.metric.lstrip("-"),
-            "greater_is_better": not self.metric.startswith("-"),
-            "train_sampling_strategy": "group_by_length",
-            "seed": self.seed,
-            "data_seed": self.seed,
-            "prediction_loss_only": True,
-            "remove_unused_columns": False,
-            "report_to": "none",
-        }
-        return TrainingArguments(**{**given, **more})
 
 
 @dataclass(frozen=True)
@@ -195,8 +90,8 @@ def tokenised(
     return rows
 
 
-class PairTrainer(Trainer):  # type: ignore[misc]
-    """transformers' Trainer, which also writes texts at each evaluation.
+class PairTrainer(SafeTrainer):
+    """The trainer that survives being stopped, which also writes texts at each evaluation.
 
     Args:
         written: Pairs that texts are written for.
@@ -262,11 +157,11 @@ def finetune(
     output: str | Path,
     settings: FinetuneSettings,
     metrics: Metrics | None = None,
-    callbacks: Iterable[Any] = (),
-    resume: str | None = None,
     **more: Any,
 ) -> PairTrainer:
     """Fine-tune a model in place; the best weights are in it afterwards.
+
+    A training that was stopped goes on from its last whole checkpoint in ``output``.
 
     Args:
         model: ELMER, or any encoder-decoder of transformers.
@@ -277,8 +172,6 @@ def finetune(
         settings: How.
         metrics: Measures the texts written at each evaluation; its names, such as ``errors``, may
             be ``settings.metric``.
-        callbacks: Of transformers.
-        resume: A checkpoint to go on from.
         **more: Further arguments of transformers' ``TrainingArguments``.
 
     Returns:
@@ -293,15 +186,64 @@ def finetune(
     stopping = [EarlyStoppingCallback(settings.patience)] if settings.patience else []
     trainer = PairTrainer(
         model,
-        settings.arguments(output, **more),
+        training_arguments(settings, output, **more),
         train_dataset=tokenised(pairs, tokenizer, settings),
         eval_dataset=tokenised(held_out, tokenizer, settings),
         data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=NO_LABEL),
         processing_class=tokenizer,
-        callbacks=[*stopping, *callbacks],
+        callbacks=stopping,
         written=list(islice(held_out, settings.eval_rows)),
         metrics=metrics,
         generate={"max_new_tokens": settings.max_target},
     )
-    trainer.train(resume_from_checkpoint=resume)
+    facts = {**asdict(settings), "pairs": len(pairs), "model": model.config.model_type}
+    check_facts(output, facts, write=trainer.is_world_process_zero(), exits=False)
+    trainer.accelerator.wait_for_everyone()
+    trainer.train(resume_from_checkpoint=trainer.last_checkpoint())
     return trainer
+
+
+def training_arguments(
+    settings: FinetuneSettings, output: str | Path, **more: Any
+) -> TrainingArguments:
+    """Give transformers' arguments.
+
+    Args:
+        settings: How it is trained.
+        output: Folder of checkpoints and logs.
+        **more: Further arguments of transformers, such as ``report_to``.
+    """
+    fast = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    precision = settings.precision
+    if precision == "auto":
+        precision = "bfloat16" if fast and not more.get("use_cpu") else "float32"
+    given: dict[str, Any] = {
+        "output_dir": str(output),
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": settings.schedule,
+        "warmup_steps": settings.warmup,
+        "weight_decay": settings.weight_decay,
+        "label_smoothing_factor": settings.label_smoothing,
+        "num_train_epochs": settings.epochs,
+        "max_steps": settings.max_steps or -1,
+        "per_device_train_batch_size": settings.batch_size,
+        "per_device_eval_batch_size": settings.batch_size,
+        "gradient_accumulation_steps": settings.accumulate,
+        "bf16": precision == "bfloat16",
+        "fp16": precision == "float16",
+        "eval_strategy": "steps",
+        "eval_steps": settings.eval_steps,
+        "save_steps": settings.eval_steps,
+        "logging_steps": settings.log_steps,
+        "save_total_limit": settings.keep,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": settings.metric.lstrip("-"),
+        "greater_is_better": not settings.metric.startswith("-"),
+        "train_sampling_strategy": "group_by_length",
+        "seed": settings.seed,
+        "data_seed": settings.seed,
+        "prediction_loss_only": True,
+        "remove_unused_columns": False,
+        "report_to": "none",
+    }
+    return TrainingArguments(**{**given, **more})

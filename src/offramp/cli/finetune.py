@@ -1,0 +1,168 @@
+"""``offramp finetune``: an encoder-decoder, ELMER or any other, learns pairs of texts.
+
+Only this module and what it imports first is read for ``--help``; torch and transformers come with
+offramp.cli.finetuning.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+from offramp.cli import options
+from offramp.cli.flags import with_settings
+from offramp.cli.generate import logs_disabled
+from offramp.cli.lessons import STEPS, option
+from offramp.cli.material import Device
+from offramp.cli.options import MACHINE, RESULTS
+from offramp.errors import ConfigError
+from offramp.training.finetuning_settings import FinetuneSettings
+
+EXAMPLE = (
+    "Example: offramp finetune --model my-elmer --pairs train.jsonl --held-out dev.jsonl "
+    "--metrics rouge --metric rougeL --output my-summaries"
+)
+PAIRS, EVALUATION = "Pairs", "Evaluation while training"
+PANELS = {
+    **dict.fromkeys(("max_source", "max_target"), PAIRS),
+    **dict.fromkeys(("eval_steps", "eval_rows", "metric", "patience"), EVALUATION),
+    **dict.fromkeys(("precision",), MACHINE),
+    **dict.fromkeys(("log_steps", "keep"), RESULTS),
+}
+
+
+class Scores(StrEnum):
+    """Groups of ``offramp.evaluation.text_metrics``."""
+
+    rouge = "rouge"
+    bleu = "bleu"
+    chrf = "chrf"
+    errors = "errors"
+    diversity = "diversity"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetuning:
+    """What was asked for; each field is the option of the same name."""
+
+    model: str
+    pairs: tuple[str, ...]
+    held_out: str
+    target_files: tuple[Path, ...]
+    source_column: str
+    target_column: str
+    from_scratch: bool
+    metrics: tuple[str, ...]
+    output: Path
+    settings: FinetuneSettings
+    device: str
+    json: bool
+    verbose: bool
+
+    def __post_init__(self) -> None:
+        if self.target_files and len(self.target_files) != len(self.pairs) + 1:
+            raise ConfigError(
+                f"--target-file is given {len(self.target_files)} times; give one for each --pairs "
+                "file and, last, one for --held-out, line by line the same"
+            )
+        metric = self.settings.metric.lstrip("-")
+        if metric != "loss" and not self.metrics:
+            raise ConfigError(
+                f"--metric {self.settings.metric} needs --metrics, the groups that are measured; "
+                "try --metrics rouge"
+            )
+
+
+@with_settings(FinetuneSettings, panels=PANELS, panel=STEPS)
+def finetune(  # noqa: PLR0913 - one parameter for each option
+    *,
+    model: Annotated[
+        str,
+        option("Folder or hub name of an encoder-decoder.", "Model", metavar="NAME"),
+    ],
+    pairs: Annotated[
+        list[str],
+        option(
+            "What to train on: a file (.jsonl, .json, .csv, .parquet) with columns source and "
+            "target, a data set of the hub, or lines of text with --target-file. Several are "
+            "joined.",
+            PAIRS,
+            metavar="SOURCE",
+        ),
+    ],
+    held_out: Annotated[
+        str,
+        option("Pairs that are measured with, and not trained on.", PAIRS, metavar="SOURCE"),
+    ],
+    output: Annotated[
+        Path, option("Folder of checkpoints and of the result.", RESULTS, metavar="FOLDER")
+    ],
+    target_file: Annotated[
+        list[Path] | None,
+        option(
+            "Lines that belong to those of a --pairs file, in the same order; the last one is for "
+            "--held-out.",
+            PAIRS,
+            metavar="FILE",
+        ),
+    ] = None,
+    source_column: Annotated[str, option("Column of sources.", PAIRS)] = "source",
+    target_column: Annotated[str, option("Column of targets.", PAIRS)] = "target",
+    from_scratch: Annotated[
+        bool,
+        option(
+            "Start from random weights: the folder holds a configuration and a tokenizer.",
+            "Model",
+            name="--from-scratch",
+        ),
+    ] = False,
+    metrics: Annotated[
+        list[Scores] | None,
+        option("What is measured of the texts that are written meanwhile.", EVALUATION),
+    ] = None,
+    settings: Any = None,
+    device: Device = "auto",
+    json: Annotated[
+        bool,
+        option(
+            "One JSON object instead of a line: output, pairs, steps, metric, best, checkpoint, "
+            "evaluations.",
+            RESULTS,
+            name="--json",
+        ),
+    ] = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Fine-tune an encoder-decoder on pairs of texts and keep the best checkpoint.
+
+    ELMER models learn to write in one pass, all others as transformers has
+    them. The same command goes on with a run that was stopped. Results go to
+    stdout, everything else to stderr; offramp generate --model FOLDER writes
+    with the result, offramp evaluate --model FOLDER --pairs FILE measures it.
+    """
+    asked = Finetuning(
+        model=model,
+        pairs=tuple(pairs),
+        held_out=held_out,
+        target_files=tuple(target_file or ()),
+        source_column=source_column,
+        target_column=target_column,
+        from_scratch=from_scratch,
+        metrics=tuple(each.value for each in metrics or ()),
+        output=output,
+        settings=settings,
+        device=device,
+        json=json,
+        verbose=verbose,
+    )
+    if find_spec("datasets") is None:
+        raise ConfigError(
+            "offramp finetune needs datasets, which is not installed; run "
+            "pip install 'offramp[train]'"
+        )
+    # --help and the errors above need no torch, which takes seconds to import.
+    with logs_disabled(not verbose):
+        from offramp.cli.finetuning import run  # noqa: PLC0415
+
+    run(asked)

@@ -1,0 +1,157 @@
+"""Run ``offramp finetune``: load, read, train, and show what was reached.
+
+In:  checked options. Out: a folder with the best model, and a line or JSON on stdout.
+Law: what can be refused is refused before the first step; a run that is stopped is gone on with by
+     the same command (tests/cli/test_finetune.py).
+Not here: training (offramp.training.finetuning), scores (offramp.evaluation.text_metrics).
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
+
+from offramp.cli.finetune import Finetuning
+from offramp.cli.output import Interrupted
+from offramp.cli.quiet import data_bars_on_terminals_only, memory_named, quiet
+from offramp.cli.seq2seq_loading import find_source
+from offramp.cli.show import remark, show_json, show_text
+from offramp.errors import CheckpointError, ConfigError, InputError, first_line
+from offramp.evaluation.seq2seq import WriteSettings
+from offramp.evaluation.text_metrics import TextSettings, measure_texts
+from offramp.training.checkpoints import last_checkpoint
+from offramp.training.finetuning import Metrics, Pair, finetune, pairs_of
+from offramp.training.formats import Rows
+from offramp.training.sources import open_source
+from offramp.training.trainer import writable
+
+
+def run(asked: Finetuning) -> None:
+    """Fine-tune, save, and show the result.
+
+    Raises:
+        OfframpError: Something was asked for that cannot be done.
+        Interrupted: Ctrl-C.
+    """
+    memory = memory_named(device=asked.device, batch_size=asked.settings.batch_size)
+    with quiet(verbose=asked.verbose), memory, data_bars_on_terminals_only():
+        training, held_out = _pairs(asked)
+        model, tokenizer = _loaded(asked)
+        try:
+            trainer = finetune(
+                model,
+                tokenizer,
+                pairs=training,
+                held_out=held_out,
+                output=asked.output,
+                settings=asked.settings,
+                metrics=_metrics(asked.metrics),
+                use_cpu=asked.device == "cpu",
+            )
+        except KeyboardInterrupt:
+            raise Interrupted(_told(asked.output)) from None
+        if trainer.is_world_process_zero():
+            with writable(asked.output):
+                trainer.save_weights(str(asked.output))
+                tokenizer.save_pretrained(asked.output)
+            _show(asked, trainer, len(training))
+
+
+def _metrics(groups: Sequence[str]) -> Metrics | None:
+    if not groups:
+        return None
+    settings = TextSettings(metrics=tuple(groups), samples=0)
+
+    def measure(texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+        found = measure_texts(texts, references, settings).scores()
+        return {each.name: each.value for each in found}
+
+    return measure
+
+
+def _pairs(asked: Finetuning) -> tuple[list[Pair], list[Pair]]:
+    names = {"source": asked.source_column, "target": asked.target_column}
+    rows = [_rows(name) for name in (*asked.pairs, asked.held_out)]
+    if asked.target_files:
+        rows = [
+            _aligned(each, path, asked) for each, path in zip(rows, asked.target_files, strict=True)
+        ]
+    return pairs_of(chain(*rows[:-1]), **names), pairs_of(rows[-1], **names)
+
+
+def _rows(name: str) -> Rows:
+    return open_source(name, split="train", streaming=False).rows("text")
+
+
+def _aligned(rows: Rows, path: Path, asked: Finetuning) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Put the lines of two files side by side.
+
+    Raises:
+        InputError: One file ends before the other.
+    """
+    for ours, theirs in zip_longest(rows, _rows(str(path))):
+        if ours is None or theirs is None:
+            place = (ours or theirs)[0]
+            raise InputError(
+                f"{place} has no line beside it; {path} and its sources must have equally many "
+                "lines that are not empty"
+            )
+        yield (
+            ours[0],
+            {asked.source_column: ours[1].get("text"), asked.target_column: theirs[1].get("text")},
+        )
+
+
+def _loaded(asked: Finetuning) -> tuple[Any, Any]:
+    """Load what is trained, or make it with random weights.
+
+    Raises:
+        CheckpointError: There is no such model, or it cannot be read.
+    """
+    if not asked.from_scratch:
+        source = find_source(asked.model)
+        writer = source.load(WriteSettings(), dtype="float32", device="cpu")
+        return writer.model, writer.tokenizer
+    try:
+        config = AutoConfig.from_pretrained(asked.model)
+        tokenizer = AutoTokenizer.from_pretrained(asked.model)
+        return AutoModelForSeq2SeqLM.from_config(config), tokenizer
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"cannot make a model of {asked.model!r}: {first_line(error)}; name a folder with the "
+            "config.json of an encoder-decoder and a tokenizer"
+        ) from None
+
+
+def _told(output: Path) -> str:
+    last = last_checkpoint(output, exits=False)
+    return f"interrupted: the same command goes on from {last or 'the start'}"
+
+
+def _show(asked: Finetuning, trainer: Any, pairs: int) -> None:
+    metric, best = asked.settings.metric.lstrip("-"), trainer.state.best_metric
+    if best is None:
+        raise ConfigError("the training ended before its first evaluation; lower --eval-steps")
+    result = {
+        "output": str(asked.output),
+        "pairs": pairs,
+        "steps": trainer.state.global_step,
+        "metric": metric,
+        "best": best,
+        "checkpoint": trainer.state.best_model_checkpoint,
+        "evaluations": [
+            {name.removeprefix("eval_"): value for name, value in each.items()}
+            for each in trainer.state.log_history
+            if any(name.startswith("eval_") for name in each)
+        ],
+    }
+    if asked.json:
+        show_json(result)
+        return
+    show_text(
+        f"{asked.output}: {pairs} pairs, {result['steps']} steps, best {metric} {best:.4g} at "
+        f"{Path(str(result['checkpoint'])).name}"
+    )
+    remark(f"write with it: offramp generate --model {asked.output} 'a source'")
