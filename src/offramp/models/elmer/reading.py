@@ -2,7 +2,8 @@
 
 In:  scores of every place, and how to read. Out: tokens, where they stood, how sure they are.
 Law: a text ends at its first end token; a place that does not exist is not read; pad, mask and BOS
-     are never written (tests/models/elmer/test_reading.py).
+     are never written: a BOS on the first place, where tokenizers like BART's have put one, is left
+     out (tests/models/elmer/test_reading.py).
 Not here: alignments and paths (offramp.logits.ctc, offramp.logits.dag_decode).
 """
 
@@ -10,12 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
 from offramp.decoding.oneshot import OneShot
-from offramp.errors import ConfigError
 from offramp.logits.ctc import ctc_collapse
 from offramp.logits.dag_decode import dag_greedy, dag_lookahead, dag_viterbi
 
@@ -52,15 +52,6 @@ class Reading:
         )
 
 
-def choose(
-    logits: Float[Tensor, "batch canvas vocab"],
-    settings: OneShot,
-    generator: torch.Generator | None,
-) -> Int[Tensor, "batch canvas"]:
-    """Give each place's likeliest token, or draw one."""
-    return tempered(logits, settings, generator).argmax(-1)
-
-
 def tempered(
     logits: Float[Tensor, "batch canvas vocab"],
     settings: OneShot,
@@ -79,12 +70,25 @@ def tempered(
     return logits / settings.temperature + noise.to(logits.dtype)
 
 
-def banned(config: Any) -> list[int]:
-    """Give the tokens that no text holds."""
-    tokens = {config.pad_token_id, config.mask_token_id, config.bos_token_id}
-    if config.output_head == "ctc":
+def forbid_(
+    logits: Float[Tensor, "batch canvas vocab"], config: Any
+) -> Float[Tensor, "batch canvas vocab"]:
+    """Take from every place the tokens that no text holds; changes and gives ``logits``.
+
+    A ``ctc`` canvas may hold its blank, a ``plain`` one BOS on its first place; a ``dag`` path
+    begins with BOS and nothing else.
+    """
+    kind, begin = config.output_head, config.bos_token_id
+    tokens = {config.pad_token_id, begin, config.mask_token_id} - {config.eos_token_id, None}
+    if kind == "ctc":
         tokens.discard(config.mask_token_id)
-    return sorted(token for token in tokens - {config.eos_token_id} if token is not None)
+    first = logits[:, :1].clone()
+    logits[..., sorted(tokens)] = -torch.inf
+    if kind != "ctc" and begin is not None:
+        if kind == "dag":
+            logits[:, 0] = -torch.inf
+        logits[:, :1, begin] = first[..., begin]
+    return logits
 
 
 def read(
@@ -93,32 +97,25 @@ def read(
     *,
     config: Any,
     settings: OneShot,
+    drawn: Float[Tensor, "batch canvas vocab"] | None = None,
     transitions: Float[Tensor, "batch canvas canvas"] | None = None,
-    generator: torch.Generator | None = None,
 ) -> Reading:
     """Read texts.
 
     Args:
-        logits: Scores of every place; changed.
+        logits: Scores of every place, from ``forbid_``.
         lengths: Places of each canvas.
         config: ``ElmerConfig``: head and special tokens.
         settings: How to read.
+        drawn: From ``tempered``; None takes the likeliest tokens.
         transitions: Steps of a path, for ``dag``.
-        generator: Draws tokens, with a temperature.
-
-    Raises:
-        ConfigError: The head cannot be read so.
     """
     kind, fill = config.output_head, config.pad_token_id
-    first = 1 if kind == "dag" else 0  # a path begins with BOS
-    logits[:, first:, banned(config)] = -torch.inf
     logs = logits.float().log_softmax(-1)
+    scores = logits if drawn is None else drawn
     if kind == "ctc":
-        if settings.no_repeat_ngram:
-            raise ConfigError("no_repeat_ngram is for 'plain' and 'dag' heads, not for 'ctc'")
-        reading = _collapsed(logs, lengths, config, choose(logits, settings, generator))
+        reading = _collapsed(logs, lengths, config, scores.argmax(-1))
     else:
-        scores = tempered(logits, settings, generator)
         if kind == "dag":
             assert transitions is not None
             walk = PATHS[settings.path]
@@ -126,11 +123,25 @@ def read(
         else:
             there = torch.arange(logits.shape[1], device=logits.device)
             places = torch.where(there < lengths[:, None], there, -1)
-        reading = _at(scores, logs, places, config, settings.no_repeat_ngram)
+        reading = _at(scores, logs, places, fill, settings.no_repeat_ngram)
+    begins = _begins(reading, config)
+    ended = ((reading.tokens == config.eos_token_id) & ~begins).long().cumsum(-1)
+    before = pad(ended[:, :-1], (1, 0)) > 0
+    reading = reading.kept((reading.places >= 0) & ~before & ~begins, fill)
     if settings.collapse_repeats:
-        before = pad(reading.tokens[:, :-1], (1, 0), value=-1)
-        reading = reading.kept((reading.tokens != before) & (reading.places >= 0), fill)
+        last = pad(reading.tokens[:, :-1], (1, 0), value=-1)
+        reading = reading.kept((reading.tokens != last) & (reading.places >= 0), fill)
     return reading
+
+
+def _begins(reading: Reading, config: Any) -> Bool[Tensor, "batch length"]:
+    """Mark the token that stands before a text."""
+    first = reading.places == 0
+    if config.output_head == "dag":
+        return first
+    if config.bos_token_id is None or config.bos_token_id == config.eos_token_id:
+        return torch.zeros_like(first)
+    return first & (reading.tokens == config.bos_token_id)
 
 
 def _collapsed(logs: Tensor, lengths: Tensor, config: Any, ids: Tensor) -> Reading:
@@ -141,16 +152,14 @@ def _collapsed(logs: Tensor, lengths: Tensor, config: Any, ids: Tensor) -> Readi
     return Reading(tokens, places, scores.masked_fill(places < 0, 0.0))
 
 
-def _at(scores: Tensor, logs: Tensor, places: Tensor, config: Any, ngram: int) -> Reading:
-    """Read the tokens of some places, up to the first end token."""
+def _at(scores: Tensor, logs: Tensor, places: Tensor, fill: int, ngram: int) -> Reading:
+    """Read the tokens of some places."""
     index = places.clamp(min=0)[..., None].expand(-1, -1, logs.shape[-1])
     here, logs = scores.gather(1, index), logs.gather(1, index)
     tokens = without_repeats(here, ngram) if ngram else here.argmax(-1)
-    ended = (tokens == config.eos_token_id).long().cumsum(-1)
-    ended = pad(ended[:, :-1], (1, 0)) > 0
     said = logs.gather(-1, tokens[..., None])[..., 0]
-    reading = Reading(tokens, places, said)
-    return reading.kept((places >= 0) & ~ended, config.pad_token_id)
+    gone = places < 0
+    return Reading(tokens.masked_fill(gone, fill), places, said.masked_fill(gone, 0.0))
 
 
 def without_repeats(
@@ -173,9 +182,9 @@ def without_repeats(
                 if text[k : k + size - 1] == start
             }
             allowed = place.clone()
-            if repeats and len(repeats) < len(place):
-                allowed[list(repeats)] = -torch.inf
-            text.append(int(allowed.argmax()))
+            allowed[list(repeats)] = -torch.inf
+            nothing = bool(allowed.amax() == -torch.inf)  # nothing new is left to say
+            text.append(int((place if nothing else allowed).argmax()))
         chosen.append(text)
     return torch.tensor(chosen, device=scores.device)
 
