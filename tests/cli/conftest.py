@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 import tiny
 from offramp.cli import main
+from small_seq2seq import elmer_of
 
 TEMPLATE = (
     "{% for message in messages %}"
@@ -53,6 +54,20 @@ def make_folder(tmp_path_factory):
         tiny.model_of(family, **{**sizes, **extra}).save_pretrained(folder)
         tokenizer = byte_tokenizer(adds_bos=adds_bos, chat_template=template)
         tokenizer.save_pretrained(folder)
+        return str(folder)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_elmer(tmp_path_factory):
+    """Write a tiny ELMER model and its tokenizer into a new folder."""
+
+    def make(**options) -> str:
+        folder = tmp_path_factory.mktemp("elmer")
+        sizes = {"vocab_size": VOCABULARY, "max_position_embeddings": CONTEXT}
+        elmer_of(**sizes, **options).save_pretrained(folder)
+        byte_tokenizer(adds_bos=False).save_pretrained(folder)
         return str(folder)
 
     return make

@@ -19,8 +19,8 @@ QUICK = ("--max-new-tokens", 8, "--samples", 0, "--metrics", "errors,diversity,c
 
 
 @pytest.fixture(scope="module")
-def elmer(make_folder):
-    return make_folder("elmer", template=None, seq2seq=True, seed=2)
+def elmer(make_elmer):
+    return make_elmer()
 
 
 @pytest.fixture(scope="module")

@@ -1,18 +1,20 @@
 """``offramp generate`` with models that read a source: ELMER in one pass, others as before."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, BartConfig
 
+from offramp.cli.seq2seq_loading import is_elmer
 from offramp.decoding.oneshot import OneShot
 from offramp.models.elmer import ElmerForConditionalGeneration
 
 
 @pytest.fixture(scope="module")
-def elmer(make_folder):
-    return make_folder("elmer", template=None, seq2seq=True, seed=2)
+def elmer(make_elmer):
+    return make_elmer()
 
 
 @pytest.fixture(scope="module")
@@ -149,3 +151,28 @@ def test_conversations_and_long_prompts_are_refused(generate, refused, elmer, wr
 )
 def test_other_models_do_not_know_the_options_of_one_pass(generate, refused, options):
     refused(generate("a", *options.split()), options, "name an ELMER model by --model")
+
+
+def test_published_weights_are_known_by_their_joining_head(generate, make_elmer):
+    published = Path(make_elmer(soft_exit=True))
+    config = json.loads((published / "config.json").read_text("utf-8"))
+    own = {name for name in config if name not in BartConfig().to_dict()} | {"classifier_dropout"}
+    bart = {name: value for name, value in config.items() if name not in own}
+    (published / "config.json").write_text(json.dumps({**bart, "model_type": "bart"}), "utf-8")
+
+    ran = generate("a ferry", "--json", model=str(published))
+
+    assert ran.code == 0, ran.err
+    assert ran.results[0]["decoding"] == "one pass"
+    assert len(ran.results[0]["exits"]) == 8
+
+
+def test_a_bart_is_no_elmer(make_folder, elmer, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bart", "dropout": "much"}')
+
+    assert is_elmer(elmer)
+    assert not is_elmer(make_folder("bart", template=None))
+    assert not is_elmer(None)
+    assert not is_elmer(str(tmp_path))  # a configuration that is not one
+    assert not is_elmer("no/such-model")
+    assert not is_elmer("./nowhere")

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer
 
 from offramp.cli.loading import HUB_NAME, device_of
@@ -147,7 +148,7 @@ def one_shot_of(
 def _configuration(name: str) -> Any:
     try:
         return AutoConfig.from_pretrained(name)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         raise CheckpointError(f"cannot load {name!r}: {first_line(error)}") from error
 
 
