@@ -9,14 +9,16 @@ Not here: metrics, which are given (offramp.evaluation.text_metrics); pre-traini
      (offramp.training.pretraining).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import Sampler
 from transformers import DataCollatorForSeq2Seq, EarlyStoppingCallback, TrainingArguments
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from offramp.errors import ConfigError, InputError
 from offramp.training.checkpoints import check_facts
@@ -90,6 +92,34 @@ def tokenised(
     return rows
 
 
+class ByLength(Sampler[int]):
+    """Rows in random order, those of a batch alike in length; one order for a seed and an epoch.
+
+    transformers' own sampler draws from the global generator, so that a training which was resumed
+    goes on in another order.
+
+    Args:
+        lengths: Of the rows.
+        together: Rows of a batch.
+        seed: Decides the orders of all epochs.
+    """
+
+    def __init__(self, lengths: Sequence[int], together: int, seed: int) -> None:
+        self._lengths, self._together, self._seed = list(lengths), together, seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of an epoch."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
+        return iter(get_length_grouped_indices(self._lengths, self._together, generator=generator))
+
+
 class PairTrainer(SafeTrainer):
     """The trainer that survives being stopped, which also writes texts at each evaluation.
 
@@ -111,16 +141,19 @@ class PairTrainer(SafeTrainer):
         self._written, self._metrics = written, metrics
         self._generate = dict(generate or {})
 
-    def evaluate(self, *args: Any, **named: Any) -> dict[str, float]:
-        """Give the loss, and the metrics of texts that are written."""
-        numbers: dict[str, float] = super().evaluate(*args, **named)
+    def _get_train_sampler(self, train_dataset: Any = None) -> ByLength:
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        together = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return ByLength([len(row["input_ids"]) for row in rows], together, self.args.seed)
+
+    def evaluation_loop(self, *args: Any, **named: Any) -> Any:
+        """Measure the loss, and the metrics of texts that are written."""
+        output = super().evaluation_loop(*args, **named)
         if self._metrics is not None and self._written:
             texts = self.write([each.source for each in self._written])
             found = self._metrics(texts, [each.targets for each in self._written])
-            own = {f"eval_{name}": float(value) for name, value in found.items()}
-            self.log(own)
-            numbers |= own
-        return numbers
+            output.metrics.update({f"eval_{name}": float(each) for name, each in found.items()})
+        return output
 
     @torch.no_grad()
     def write(self, sources: Sequence[str]) -> list[str]:
@@ -231,6 +264,7 @@ def training_arguments(
         "gradient_accumulation_steps": settings.accumulate,
         "bf16": precision == "bfloat16",
         "fp16": precision == "float16",
+        "dataloader_pin_memory": torch.accelerator.is_available() and not more.get("use_cpu"),
         "eval_strategy": "steps",
         "eval_steps": settings.eval_steps,
         "save_steps": settings.eval_steps,
@@ -239,7 +273,6 @@ def training_arguments(
         "load_best_model_at_end": True,
         "metric_for_best_model": settings.metric.lstrip("-"),
         "greater_is_better": not settings.metric.startswith("-"),
-        "train_sampling_strategy": "group_by_length",
         "seed": settings.seed,
         "data_seed": settings.seed,
         "prediction_loss_only": True,

@@ -1,0 +1,241 @@
+"""Fine-tuning on pairs: it learns, goes on where it stopped, and keeps the best."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tokenizers import processors
+from transformers import BartConfig, BartForConditionalGeneration, TrainerCallback
+
+from offramp.errors import CheckpointError, ConfigError, InputError
+from offramp.models.elmer import ElmerConfig, ElmerForConditionalGeneration
+from offramp.training import finetuning
+from offramp.training.finetuning import Pair, finetune, pairs_of, tokenised
+from offramp.training.finetuning_settings import FinetuneSettings
+
+WORDS = ["ab", "ba", "abb", "bab", "aab", "bba", "abab", "b"]
+PAIRS = [Pair(word, (word[::-1],)) for word in WORDS]
+SIZES = {
+    "d_model": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "max_position_embeddings": 32,
+    "dropout": 0.0,
+    "init_std": 0.1,
+}
+
+
+@pytest.fixture
+def tokenizer(byte_tokenizer):
+    """Bytes with an end token, as sequence pairs need it."""
+    end = byte_tokenizer.eos_token_id
+    byte_tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", end)]
+    )
+    byte_tokenizer.padding_side = "right"
+    return byte_tokenizer
+
+
+def model_of(tokenizer, kind):
+    torch.manual_seed(0)
+    ids = {
+        "vocab_size": len(tokenizer) + 1,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "decoder_start_token_id": tokenizer.eos_token_id,
+        "forced_eos_token_id": None,
+    }
+    if kind == "bart":
+        return BartForConditionalGeneration(BartConfig(**SIZES, **ids))
+    more = {"canvas_ratio": 1.0, "canvas_extra": 4, "output_head": kind}
+    return ElmerForConditionalGeneration(ElmerConfig(**SIZES, **ids, **more))
+
+
+def exact(texts, references):
+    right = sum(text in each for text, each in zip(texts, references, strict=True))
+    return {"exact": right / len(texts)}
+
+
+def settings_of(**more):
+    given = {"learning_rate": 5e-3, "max_steps": 6, "batch_size": 8, "eval_steps": 3, "seed": 1}
+    return FinetuneSettings(**{**given, "max_target": 8, "log_steps": 3, **more})
+
+
+@pytest.mark.parametrize("kind", ["plain", "ctc", "dag", "bart"])
+def test_pairs_are_learned_by_heart(tmp_path, tokenizer, kind):
+    settings = settings_of(max_steps=200, eval_steps=200, metric="exact", schedule="constant")
+
+    trainer = finetune(
+        model_of(tokenizer, kind),
+        tokenizer,
+        pairs=PAIRS,
+        held_out=PAIRS,
+        output=tmp_path,
+        settings=settings,
+        metrics=exact,
+        disable_tqdm=True,
+    )
+
+    assert trainer.state.best_metric == 1.0
+    assert trainer.write(["abb", "ba"]) == ["bba", "ab"]
+
+
+def test_the_best_weights_are_kept_and_not_the_last(tmp_path, tokenizer):
+    answers = iter([0.9, 0.1])
+    settings = settings_of(metric="judged")
+
+    trainer = finetune(
+        model_of(tokenizer, "plain"),
+        tokenizer,
+        pairs=PAIRS,
+        held_out=PAIRS,
+        output=tmp_path,
+        settings=settings,
+        metrics=lambda texts, references: {"judged": next(answers)},
+        disable_tqdm=True,
+    )
+
+    best = load_file(tmp_path / "checkpoint-3" / "model.safetensors")
+    assert trainer.state.best_model_checkpoint == str(tmp_path / "checkpoint-3")
+    for name, weight in best.items():
+        assert torch.equal(trainer.model.state_dict()[name], weight), name
+
+
+def test_references_do_not_reach_the_texts(tmp_path, tokenizer):
+    model, seen = model_of(tokenizer, "plain"), []
+
+    def keep(texts, references):
+        seen.append(texts)
+        return {"judged": 0.0}
+
+    for targets in (("x",), ("a much longer one",)):
+        finetune(
+            model,
+            tokenizer,
+            pairs=PAIRS,
+            held_out=[Pair(each.source, targets) for each in PAIRS],
+            output=tmp_path / targets[0],
+            settings=settings_of(max_steps=1, eval_steps=1, learning_rate=1e-12, max_target=32),
+            metrics=keep,
+            disable_tqdm=True,
+        )
+
+    assert seen[0] == seen[1]
+
+
+def test_a_stopped_training_gives_the_weights_of_one_that_was_not(tmp_path, tokenizer):
+    def train(folder):
+        return finetune(
+            model_of(tokenizer, "plain"),
+            tokenizer,
+            pairs=PAIRS,
+            held_out=PAIRS,
+            output=folder,
+            settings=settings_of(batch_size=4, max_steps=6),
+            disable_tqdm=True,
+        )
+
+    whole = train(tmp_path / "whole")
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            if state.global_step == 5:
+                raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        made = finetuning.PairTrainer.__init__
+
+        def init(self, *args, **named):
+            made(self, *args, **named)
+            self.add_callback(Stop())
+
+        patch.setattr(finetuning.PairTrainer, "__init__", init)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "stopped")
+    resumed = train(tmp_path / "stopped")
+
+    assert resumed.state.global_step == 6
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], weight), name
+
+
+def test_another_training_in_the_same_folder_is_refused(tmp_path, tokenizer):
+    def train(seed):
+        return finetune(
+            model_of(tokenizer, "plain"),
+            tokenizer,
+            pairs=PAIRS,
+            held_out=PAIRS,
+            output=tmp_path,
+            settings=settings_of(max_steps=3, seed=seed),
+            disable_tqdm=True,
+        )
+
+    train(1)
+    with pytest.raises(CheckpointError, match="another training: its seed is 1, not 2"):
+        train(2)
+
+
+def test_no_improvement_ends_the_training(tmp_path, tokenizer):
+    trainer = finetune(
+        model_of(tokenizer, "plain"),
+        tokenizer,
+        pairs=PAIRS,
+        held_out=PAIRS,
+        output=tmp_path,
+        settings=settings_of(max_steps=30, eval_steps=2, metric="judged", patience=2),
+        metrics=lambda texts, references: {"judged": 0.0},
+        disable_tqdm=True,
+    )
+
+    assert trainer.state.global_step == 6
+
+
+def test_long_targets_are_left_out_and_long_sources_cut(tokenizer):
+    pairs = [Pair("a" * 50, ("b",)), Pair("a", ("b" * 50,))]
+    rows = tokenised(pairs, tokenizer, settings_of(max_source=10))
+
+    assert [len(row["input_ids"]) for row in rows] == [10]
+    with pytest.raises(InputError, match="no target has 8 tokens or fewer"):
+        tokenised(pairs[1:], tokenizer, settings_of())
+
+
+def test_a_row_without_a_target_is_named():
+    rows = [("a.jsonl, line 1", {"source": "a", "target": "b", "targets": ["c", "b"]})]
+    assert pairs_of(iter(rows)) == [Pair("a", ("b", "c"))]
+
+    bad = [*rows, ("a.jsonl, line 2", {"source": "a", "answer": "b"})]
+    with pytest.raises(InputError, match=r"a.jsonl, line 2: .* found columns answer, source"):
+        pairs_of(iter(bad))
+    with pytest.raises(InputError, match="no pairs"):
+        pairs_of(iter([]))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"warmup": 1.0}, "warmup must be from 0 to below 1"),
+        ({"learning_rate": 0.0}, "above 0"),
+        ({"patience": -1}, "patience must be 0 or more"),
+    ],
+)
+def test_impossible_settings_are_refused(setting, message):
+    with pytest.raises(ConfigError, match=message):
+        FinetuneSettings(**setting)
+
+
+def test_label_smoothing_is_refused_for_elmer(tmp_path, tokenizer):
+    with pytest.raises(ConfigError, match="label_smoothing"):
+        finetune(
+            model_of(tokenizer, "plain"),
+            tokenizer,
+            pairs=PAIRS,
+            held_out=PAIRS,
+            output=tmp_path,
+            settings=settings_of(label_smoothing=0.1),
+        )
