@@ -6,7 +6,7 @@ Law: what can be refused is refused before the first step; a run that is stopped
 Not here: training (offramp.training.finetuning), scores (offramp.evaluation.text_metrics).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
@@ -73,35 +73,38 @@ def _metrics(groups: Sequence[str]) -> Metrics | None:
 
 def _pairs(asked: Finetuning) -> tuple[list[Pair], list[Pair]]:
     names = {"source": asked.source_column, "target": asked.target_column}
-    rows = [_rows(name) for name in (*asked.pairs, asked.held_out)]
+    sources = (*asked.pairs, asked.held_out)
     if asked.target_files:
-        rows = [
-            _aligned(each, path, asked) for each, path in zip(rows, asked.target_files, strict=True)
-        ]
+        files = zip(sources, asked.target_files, strict=True)
+        rows = [_aligned(Path(ours), theirs, asked) for ours, theirs in files]
+    else:
+        rows = [open_source(each, split="train", streaming=False).rows("text") for each in sources]
     return pairs_of(chain(*rows[:-1]), **names), pairs_of(rows[-1], **names)
 
 
-def _rows(name: str) -> Rows:
-    return open_source(name, split="train", streaming=False).rows("text")
-
-
-def _aligned(rows: Rows, path: Path, asked: Finetuning) -> Iterator[tuple[str, dict[str, Any]]]:
+def _aligned(sources: Path, targets: Path, asked: Finetuning) -> Rows:
     """Put the lines of two files side by side.
 
     Raises:
-        InputError: One file ends before the other.
+        InputError: A file cannot be read, or one ends before the other.
     """
-    for ours, theirs in zip_longest(rows, _rows(str(path))):
+    for number, (ours, theirs) in enumerate(zip_longest(_lines(sources), _lines(targets)), start=1):
         if ours is None or theirs is None:
-            place = (ours or theirs)[0]
+            longer, other = (targets, sources) if ours is None else (sources, targets)
             raise InputError(
-                f"{place} has no line beside it; {path} and its sources must have equally many "
-                "lines that are not empty"
+                f"{longer}, line {number} has no line beside it in {other}; both files need "
+                "equally many lines"
             )
-        yield (
-            ours[0],
-            {asked.source_column: ours[1].get("text"), asked.target_column: theirs[1].get("text")},
-        )
+        yield f"{sources}, line {number}", {asked.source_column: ours, asked.target_column: theirs}
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"cannot read {path}: {first_line(error)}; name a file of text, one a line"
+        ) from None
 
 
 def _loaded(asked: Finetuning) -> tuple[Any, Any]:

@@ -1,0 +1,144 @@
+"""``offramp finetune`` as a user runs it."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from offramp.cli.finetune import EXAMPLE
+from offramp.models.elmer import ElmerForConditionalGeneration
+
+PAIRS = [{"source": f"word {n}", "target": f"{n} drow"} for n in range(8)]
+SHORT = (
+    "--max-steps",
+    2,
+    "--eval-steps",
+    1,
+    "--batch-size",
+    4,
+    "--log-steps",
+    1,
+    "--device",
+    "cpu",
+)
+
+
+@pytest.fixture(scope="module")
+def elmer(make_elmer):
+    return make_elmer()
+
+
+@pytest.fixture
+def pairs(write):
+    return write("pairs.jsonl", "".join(json.dumps(each) + "\n" for each in PAIRS))
+
+
+@pytest.fixture
+def finetune(offramp, pairs, tmp_path):
+    """Run ``offramp finetune`` on the pairs."""
+
+    def run(model, *arguments, to=tmp_path / "out", data=pairs, short=SHORT):
+        named = ("--model", model, "--pairs", data, "--held-out", pairs, "--output", to)
+        return offramp("finetune", *named, *short, *arguments)
+
+    return run
+
+
+def result_of(ran):
+    assert ran.code == 0, ran
+    (result,) = ran.results
+    return result
+
+
+def test_the_result_is_a_model_that_writes(finetune, offramp, elmer, tmp_path):
+    result = result_of(finetune(elmer, "--json", "--metrics", "errors"))
+
+    assert (result["steps"], result["pairs"], result["metric"]) == (2, 8, "loss")
+    measured = {name for each in result["evaluations"] for name in each}
+    assert {"loss", "row_error_rate"} <= measured
+    ran = offramp("generate", "--model", tmp_path / "out", "word 3", "--json")
+    assert ran.code == 0, ran
+
+
+def test_two_files_line_by_line_are_the_same_pairs(finetune, write, elmer, tmp_path):
+    sources = write("in.txt", "".join(each["source"] + "\n" for each in PAIRS))
+    targets = write("out.txt", "".join(each["target"] + "\n" for each in PAIRS))
+    held = ("--held-out", sources, "--target-file", targets, "--target-file", targets)
+
+    result_of(finetune(elmer, "--json", to=tmp_path / "a"))
+    result_of(finetune(elmer, "--json", *held, to=tmp_path / "b", data=sources))
+
+    one, two = (
+        ElmerForConditionalGeneration.from_pretrained(tmp_path / name).state_dict() for name in "ab"
+    )
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_files_of_unequal_length_are_refused(finetune, write, elmer):
+    sources = write("in.txt", "a\nb\n")
+    targets = write("out.txt", "a\n")
+    held = ("--held-out", sources, "--target-file", targets, "--target-file", targets)
+
+    ran = finetune(elmer, *held, data=sources)
+
+    assert ran.code == 2
+    assert "in.txt, line 2 has no line beside it in" in ran.err
+
+
+def test_random_weights_need_only_a_configuration(finetune, elmer, tmp_path):
+    (tmp_path / "bare").mkdir()
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(f"{elmer}/{name}", tmp_path / "bare")
+
+    result_of(finetune(tmp_path / "bare", "--json", "--from-scratch"))
+    refused = finetune(tmp_path / "bare", to=tmp_path / "other")
+
+    assert refused.code == 2
+    assert refused.err.count("\n") == 1
+
+
+def test_bart_is_trained_by_the_same_command(finetune, make_folder):
+    bart = make_folder("bart", template=None, seed=8)
+
+    result = result_of(finetune(bart, "--json", "--metrics", "chrf", "--metric", "chrf"))
+
+    assert result["metric"] == "chrf"
+
+
+def test_a_finished_training_that_is_started_again_does_no_step(finetune, elmer):
+    first = result_of(finetune(elmer, "--json"))
+    again = result_of(finetune(elmer, "--json"))
+
+    assert again == first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--metric", "rougeL"), "--metric rougeL needs --metrics"),
+        (("--batch-size", 0), "batch_size must be at least 1"),
+        (("--target-file", "x.txt"), "give one for each --pairs file and, last"),
+        (("--source-column", "text"), "pairs.jsonl, line 1: a pair needs text in text and target"),
+        (("--held-out", "nowhere.jsonl"), "nowhere.jsonl"),
+    ],
+)
+def test_mistakes_are_one_line(finetune, elmer, arguments, message):
+    ran = finetune(elmer, *arguments)
+
+    assert ran.code == 2
+    assert message in ran.err
+    assert ran.err.count("\n") == 1
+
+
+def test_a_decoder_only_model_is_refused(finetune, folder):
+    ran = finetune(folder)
+
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert "decoder only" in ran.err
+
+
+def test_the_help_has_the_example(offramp):
+    ran = offramp("finetune", "--help")
+
+    assert " ".join(EXAMPLE.split()) in " ".join(ran.out.split())
