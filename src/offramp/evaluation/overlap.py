@@ -25,6 +25,8 @@ from offramp.errors import ConfigError
 from offramp.evaluation.resampling import Measure, Sums
 
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+ONE_LINE = ROUGE_TYPES[:3]
+"""Those that must be counted of single lines, where ``rougeLsum`` is ``rougeL``."""
 BLEU_TOKENIZERS = ("13a", "intl", "char", "zh", "none")
 """Those of sacreBLEU that need nothing more; ``13a`` is its default and that of WMT."""
 PACKAGES = {"rouge": "rouge_score", "bleu": "sacrebleu", "chrf": "sacrebleu"}
@@ -84,10 +86,12 @@ def rouge(
     _check_script(references)
     from rouge_score.rouge_scorer import RougeScorer  # noqa: PLC0415 - only the extra "eval" has it
 
-    scorer = RougeScorer(ROUGE_TYPES, use_stemmer=stemmer)
-    found = [
-        scorer.score_multi(list(each), text) for text, each in zip(texts, references, strict=True)
-    ]
+    scorers = [RougeScorer(types, use_stemmer=stemmer) for types in (ROUGE_TYPES, ONE_LINE)]
+    found = []
+    for text, each in zip(texts, references, strict=True):
+        one_line = not any("\n" in part for part in (text, *each))
+        points = scorers[one_line].score_multi(list(each), text)
+        found.append(points | {"rougeLsum": points["rougeL"]} if one_line else points)
     flavour = (
         f"rouge-score {version('rouge-score')}, stemmer {'on' if stemmer else 'off'}, mean F1, "
         "best reference, tokens a-z0-9 in lower case"
