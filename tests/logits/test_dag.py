@@ -115,6 +115,17 @@ def test_transitions_sum_to_one_and_go_only_forwards_inside_the_canvas(canvas, s
         assert torch.allclose(row.sum(-1)[: max(length - 1, 0)], torch.ones(1).double())
 
 
+@pytest.mark.filterwarnings("ignore:Anomaly Detection")
+def test_no_step_of_the_gradient_is_nan_though_the_last_vertex_leads_nowhere():
+    logits, raw, labels, lengths = tensors([([0, 1], 4), ([2], 3)], 5)
+
+    with torch.autograd.detect_anomaly(check_nan=True):
+        loss = dag_loss(logits, dag_transitions(raw, lengths), labels, canvas_lengths=lengths)
+        loss.sum().backward()
+
+    assert raw.grad.isfinite().all()
+
+
 @given(seed=st.integers(0, 10**6), canvas=st.integers(1, CANVAS))
 def test_heads_are_mixed_by_the_gates_of_each_vertex(seed, canvas):
     raw = scores(seed, 2, 3, CANVAS, CANVAS).requires_grad_()
@@ -227,6 +238,10 @@ def test_no_canvas_and_no_label_are_inf():
     arcs = dag_transitions(torch.zeros(1, 2, 2), lengths)
     without = dag_loss(torch.zeros(1, 2, 3), arcs, nothing, canvas_lengths=lengths)
     assert without.tolist() == [torch.inf]
+    beside = torch.tensor([0, 1])
+    arcs = dag_transitions(torch.zeros(2, 2, 2), beside)
+    loss = dag_loss(torch.zeros(2, 2, 4), arcs, torch.tensor([[1], [1]]), canvas_lengths=beside)
+    assert loss.exp().tolist() == [torch.inf, pytest.approx(4)]
 
 
 @pytest.mark.parametrize(

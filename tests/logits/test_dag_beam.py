@@ -75,6 +75,36 @@ def test_the_beam_adds_up_paths_where_viterbi_sees_only_the_best():
     assert viterbi.tolist() == [[1, 1]]
 
 
+def test_a_start_is_worth_only_what_can_go_on_and_a_longer_text_may_still_win():
+    """The jump 0-3 has 0.6, the chain 0-1-2-3 has 0.4: worse, but not for each of four tokens."""
+    arcs = torch.zeros(1, 4, 4)
+    arcs[0, 0] = torch.tensor([0.0, 0.4, 0.0, 0.6])
+    arcs[0, 1, 2] = arcs[0, 2, 3] = 1.0
+    size = {"canvas_lengths": torch.tensor([4]), "pad": PAD, "num_beams": 1}
+
+    tokens, _, _ = dag_beam(torch.eye(4).log()[None], arcs.log(), **size)
+    short, _, _ = dag_beam(torch.eye(4).log()[None], arcs.log(), length_penalty=0.0, **size)
+
+    assert tokens.tolist() == [[0, 1, 2, 3]]
+    assert short.tolist() == [[0, 3]]
+
+
+def test_starts_compete_with_all_their_probability():
+    """Of 0-2 (0.54), 0-3 (0.36) and 1-2 (0.06) the second wins in the end and must be kept."""
+    arcs = torch.zeros(1, 5, 5)
+    arcs[0, 0] = torch.tensor([0.0, 0.6, 0.4, 0.0, 0.0])
+    arcs[0, 1, 3] = arcs[0, 2, 4] = arcs[0, 3, 4] = 1.0
+    said = torch.tensor(
+        [[0.9, 0.1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [0.25, 0.25, 0.25, 0.25], [1, 0, 0, 0]]
+    )
+    size = {"canvas_lengths": torch.tensor([5]), "pad": PAD, "length_penalty": 0.0}
+
+    tokens, _, vertices = dag_beam(said.log()[None], arcs.log(), num_beams=2, **size)
+
+    assert tokens.tolist() == [[0, 3, 0]]
+    assert vertices.tolist() == [[0, 2, 4]]
+
+
 @pytest.mark.parametrize("spread", [1.0, 100.0])
 def test_a_long_canvas_in_float32_gives_a_possible_text(spread):
     logits, arcs = graph(1, 120, spread)

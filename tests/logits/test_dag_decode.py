@@ -121,6 +121,7 @@ def test_an_empty_canvas_writes_nothing(decode):
     logits, arcs, _ = graph(0, [0, 3])
 
     tokens, written, vertices = decode(logits, arcs, canvas_lengths=torch.tensor([0, 3]), pad=PAD)
+    blank = decode(logits, arcs, canvas_lengths=torch.tensor([0, 0]), pad=PAD)
     none = decode(
         torch.zeros(1, 0, VOCAB), torch.zeros(1, 0, 0), canvas_lengths=torch.tensor([0]), pad=PAD
     )
@@ -129,6 +130,7 @@ def test_an_empty_canvas_writes_nothing(decode):
     assert written[1] >= 2
     assert set(tokens[0].tolist()) == {PAD}
     assert set(vertices[0].tolist()) == {-1}
+    assert blank[0].shape == blank[2].shape == (2, 0)
     assert none[0].shape == none[2].shape == (1, 0)
 
 

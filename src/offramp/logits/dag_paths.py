@@ -94,8 +94,7 @@ class _SumOverPaths(torch.autograd.Function):
             posterior = posterior.where(possible, 0.0) * gradient[:, None]
             on_vertex[token] = posterior
             if token + 1 < len(emitted):
-                passing = posterior.masked_fill(ends, 0.0)[..., None] / mass.clamp(min=1.0)
-                on_arc += share * passing
+                on_arc += share * (posterior[..., None] / mass.clamp(min=1.0))
         return on_vertex.permute(1, 2, 0), on_arc, None, None
 
 
