@@ -10,7 +10,16 @@ import string
 from collections.abc import Iterable, Sequence
 
 import numpy
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import PreTrainedTokenizerFast
 
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
@@ -40,17 +49,26 @@ def wrapped(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
 def phone_tokenizer() -> PreTrainedTokenizerFast:
     """Make the tokenizer of words and phones: lower-case letters one by one, phones by name.
 
-    Words must be lower case: in upper case a letter is a phone, or unknown.
+    A capital beside a lower-case letter is read as lower case; all in capitals, letters would be
+    phones, or unknown.
 
     Example:
         >>> tokenizer = phone_tokenizer()
         >>> tokenizer.tokenize("light")
+        ['l', 'i', 'g', 'h', 't']
+        >>> tokenizer.tokenize("Light")
         ['l', 'i', 'g', 'h', 't']
         >>> tokenizer.decode(tokenizer("L AY T").input_ids, skip_special_tokens=True)
         'L AY T'
     """
     vocabulary = {token: place for place, token in enumerate((*SPECIALS, *LETTERS, *PHONES))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.Replace(Regex(f"(?<=[a-z']){letter}|{letter}(?=[a-z'])"), letter.lower())
+            for letter in string.ascii_uppercase
+        ]
+    )
     letters = pre_tokenizers.Split(Regex("[a-z']"), behavior="isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), letters])
     return wrapped(tokenizer)
