@@ -1,13 +1,15 @@
 """Say how a text is written in one pass.
 
 In:  values that travel with a call of ``generate`` of an ELMER model. Out: the same, checked.
-Law: whatever is left at its default changes nothing; nothing here is drawn from a reference.
+Law: whatever is left at its default changes nothing, what is not is checked; nothing here is drawn
+     from a reference (tests/decoding/test_oneshot.py).
 Not here: the writing (offramp.models.elmer.writing), how sure an exit is (offramp.logits.rules).
 Source: Li et al. 2022, "ELMER", arXiv:2210.13304, section 3.3 (hard exit); Ghazvininejad et al.
      2019, "Mask-Predict", arXiv:1904.09324 (refinement, several lengths); Huang et al. 2022,
      "DA-Transformer", arXiv:2205.07459 (paths).
 """
 
+import math
 from dataclasses import dataclass
 
 from offramp.errors import ConfigError
@@ -70,7 +72,7 @@ class OneShot:
                 raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.canvas_length is not None and self.canvas_length < 1:
             raise ConfigError(f"canvas_length must be at least 1, got {self.canvas_length}")
-        if not self.temperature >= 0:
+        if not 0 <= self.temperature < math.inf:
             raise ConfigError(
                 f"temperature must be 0 (the likeliest) or above, got {self.temperature}; try 0.7"
             )
@@ -80,13 +82,16 @@ class OneShot:
     def _check_rule(self) -> None:
         rule, threshold = self.exit_rule, self.threshold
         if rule is None:
-            if threshold is not None:
-                raise ConfigError(f"threshold {threshold} without exit_rule; try 'entropy'")
+            for name in ("threshold", "exits", "min_exit"):
+                if getattr(self, name) != getattr(OneShot, name):
+                    raise ConfigError(
+                        f"{name} {getattr(self, name)} without exit_rule; try 'entropy'"
+                    )
             return
         if rule not in CANVAS_RULES:
             raise ConfigError(f"no exit_rule {rule!r}; use one of {', '.join(CANVAS_RULES)}")
         if rule == "patience":
-            if threshold is None or threshold != int(threshold) or threshold < 2:
+            if threshold is None or threshold not in range(2, 1000):
                 raise ConfigError(
                     "patience needs how many exits must agree as threshold, at least 2; got "
                     f"{threshold!r}"

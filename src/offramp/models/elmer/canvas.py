@@ -7,9 +7,11 @@ Not here: what is written on it (offramp.models.elmer.writing).
 """
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
+from torch.nn.functional import pad
 
+from offramp.errors import InputError
 from offramp.models.elmer.configuration import ElmerConfig
 
 NO_LABEL = -100
@@ -39,34 +41,80 @@ def drawn_sizes(
     return target_lengths + (share * (room + 1)).long().clamp(max=room)
 
 
-def mask_of(lengths: Int[Tensor, " batch"]) -> Bool[Tensor, "batch canvas"]:
-    """Mark the places that exist on canvases side by side.
+def mask_of(
+    lengths: Int[Tensor, " batch"], like: Tensor | None = None
+) -> Bool[Tensor, "batch canvas"]:
+    """Mark the places that exist on canvases side by side, as wide as the longest or ``like``.
 
     Example:
         >>> mask_of(torch.tensor([1, 2])).tolist()
         [[True, False], [True, True]]
     """
-    return torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
+    width = int(lengths.max()) if like is None else like.shape[1]
+    return torch.arange(width, device=lengths.device) < lengths[:, None]
 
 
 def fitted(
-    labels: Int[Tensor, "batch target"], lengths: Int[Tensor, " batch"], fill: int
+    labels: Int[Tensor, "batch target"], places: Bool[Tensor, "batch canvas"], fill: int
 ) -> Int[Tensor, "batch canvas"]:
-    """Lay labels on canvases: what is behind a target's end is ``fill``, then -100."""
-    size = int(lengths.max())
-    laid = labels.new_full((len(labels), size), NO_LABEL)
-    kept = labels[:, :size]
+    """Lay labels on canvases: what is behind a target's end is ``fill``, then -100.
+
+    Example:
+        >>> fitted(torch.tensor([[5, 2]]), torch.tensor([[True, True, True, False]]), 2).tolist()
+        [[5, 2, 2, -100]]
+    """
+    laid = labels.new_full(places.shape, NO_LABEL)
+    kept = labels[:, : places.shape[1]]
     laid[:, : kept.shape[1]] = kept
-    return torch.where((laid == NO_LABEL) & mask_of(lengths), fill, laid)
+    return laid.masked_fill(laid == NO_LABEL, fill).masked_fill(~places, NO_LABEL)
+
+
+def laid_exits(
+    exits: Int[Tensor, "batch target"],
+    labels: Int[Tensor, "batch target"],
+    places: Bool[Tensor, "batch canvas"],
+    *,
+    depth: int,
+) -> Int[Tensor, "batch canvas"]:
+    """Lay exits of target tokens on canvases; places without one leave at the first.
+
+    Raises:
+        InputError: An exit is not one from 1 to ``depth``.
+    """
+    strange = ((exits < 1) | (exits > depth)) & (labels != NO_LABEL)
+    if bool(strange.any()):
+        raise InputError(
+            f"exits must be from 1 to {depth}, got {int(exits[strange][0])}; the last layer is "
+            f"exit {depth}"
+        )
+    return pad(exits, (0, places.shape[1] - exits.shape[1]), value=1)
+
+
+def places_of(
+    canvas: Int[Tensor, "batch canvas"], mask: Tensor | None
+) -> Bool[Tensor, "batch canvas"]:
+    """Mark the places of given canvases.
+
+    Raises:
+        InputError: A canvas does not begin at its first place, or has none.
+    """
+    if mask is None:
+        return torch.ones_like(canvas, dtype=torch.bool)
+    places = mask.bool()
+    if places.shape != canvas.shape or bool((places != mask_of(places.sum(-1), canvas)).any()):
+        raise InputError(
+            f"decoder_attention_mask must mark the first places of each canvas of {canvas.shape[1]}"
+            f", got {list(mask.shape)} with gaps or another size; leave it out for all"
+        )
+    return places
 
 
 def lengths_of(
-    input_ids: Int[Tensor, "batch source"], attention_mask: Tensor | None
+    source: Shaped[Tensor, "batch source *width"], attention_mask: Tensor | None
 ) -> Int[Tensor, " batch"]:
-    """Give the number of tokens of each source."""
+    """Give the number of tokens of each source, of its ids or its states."""
     if attention_mask is None:
-        size = input_ids.shape[1]
-        return torch.full((len(input_ids),), size, device=input_ids.device)
+        return torch.full((len(source),), source.shape[1], device=source.device)
     return attention_mask.sum(-1).long()
 
 

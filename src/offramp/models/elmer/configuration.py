@@ -6,7 +6,8 @@ Not here: the model (offramp.models.elmer.modeling).
 Source: Li et al. 2022, "ELMER", arXiv:2210.13304.
 """
 
-from typing import Any
+import math
+from typing import Any, ClassVar, no_type_check
 
 from huggingface_hub.dataclasses import strict
 from transformers import BartConfig
@@ -16,7 +17,15 @@ from offramp.errors import ConfigError
 HEADS = ("plain", "ctc", "dag")
 SOFT_TRAINING = ("leak_free", "published")
 
+NOT_BART = (
+    "these are the weights of an ELMER model, which writes in one pass, and not of a BART; load "
+    "them with offramp.models.elmer.ElmerForConditionalGeneration"
+)
+"""Stands in a field of BART's that ELMER has no use for, and that BART wants a number in: BART's
+classes would take the weights with a mere warning, and write from left to right."""
 
+
+@no_type_check  # the checker of shapes in tests would check fields that strict checks already
 @strict
 class ElmerConfig(BartConfig):  # type: ignore[misc]
     """Configure an ELMER model.
@@ -44,6 +53,7 @@ class ElmerConfig(BartConfig):  # type: ignore[misc]
         length_predictor: Predict the target's length from the source.
         dag_heads: Heads that score the steps of a path.
         gates: Hold a gate for each exit but the last.
+        classifier_dropout: Says to BART's classes that these weights are not theirs.
 
     Raises:
         ConfigError: A value is unknown or out of range.
@@ -54,6 +64,14 @@ class ElmerConfig(BartConfig):  # type: ignore[misc]
     """
 
     model_type = "elmer"
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [
+        "exit_losses",
+        "transitions",
+        "length_logits",
+        "decoder_hidden_states",
+        "encoder_last_hidden_state",
+        "canvas_lengths",
+    ]
 
     mask_token_id: int | None = None
     canvas_start_token_id: int | None = None
@@ -68,11 +86,27 @@ class ElmerConfig(BartConfig):  # type: ignore[misc]
     length_predictor: bool = False
     dag_heads: int = 4
     gates: bool = False
+    classifier_dropout: float | int | str = NOT_BART
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
+        self.classifier_dropout = NOT_BART
         if self.mask_token_id is None:
             self.mask_token_id = self.vocab_size - 1
+        self._check_choices()
+        self._check_tokens()
+        self._check_canvas()
+        if self.decoder_layerdrop:
+            raise ConfigError(
+                f"decoder_layerdrop {self.decoder_layerdrop} is not for ELMER models, whose exits "
+                "need all layers; set it to 0"
+            )
+        if self.output_head == "dag" and (self.dag_heads < 1 or self.d_model % self.dag_heads):
+            raise ConfigError(
+                f"dag_heads must divide d_model {self.d_model}, got {self.dag_heads}; try 4"
+            )
+
+    def _check_choices(self) -> None:
         if self.output_head not in HEADS:
             raise ConfigError(f"no output_head {self.output_head!r}; use one of {', '.join(HEADS)}")
         if self.exit_loss not in ("last", "all"):
@@ -83,21 +117,31 @@ class ElmerConfig(BartConfig):  # type: ignore[misc]
             )
         if not 0 <= self.glancing <= 1:
             raise ConfigError(f"glancing must be from 0 to 1, got {self.glancing}; try 0.5")
-        if not 0 <= self.mask_token_id < self.vocab_size:
-            raise ConfigError(
-                f"mask_token_id must be from 0 to {self.vocab_size - 1}, got {self.mask_token_id}"
-            )
-        if (
-            self.canvas_ratio < 0
-            or self.canvas_extra < 0
-            or not self.canvas_ratio + self.canvas_extra
-        ):
-            raise ConfigError(
-                "canvas_ratio and canvas_extra must not be negative, nor both 0; got "
-                f"{self.canvas_ratio} and {self.canvas_extra}"
-            )
         if self.output_head != "plain" and self.length_predictor:
             raise ConfigError(
                 f"a {self.output_head!r} head finds its length on the canvas; length_predictor is "
                 "for 'plain'"
+            )
+
+    def _check_tokens(self) -> None:
+        assert self.mask_token_id is not None
+        if not 0 <= self.mask_token_id < self.vocab_size:
+            raise ConfigError(
+                f"mask_token_id must be from 0 to {self.vocab_size - 1}, got {self.mask_token_id}"
+            )
+        needed = ["pad_token_id", "eos_token_id"]
+        needed += ["bos_token_id"] if self.output_head == "dag" else []
+        for name in needed:
+            if not isinstance(getattr(self, name), int):
+                raise ConfigError(
+                    f"{name} must be one token for a {self.output_head!r} head, got "
+                    f"{getattr(self, name)}; take the tokenizer's"
+                )
+
+    def _check_canvas(self) -> None:
+        ratio, extra = self.canvas_ratio, self.canvas_extra
+        if not math.isfinite(ratio) or ratio < 0 or extra < 0 or not ratio + extra:
+            raise ConfigError(
+                "canvas_ratio and canvas_extra must not be negative, nor both 0; got "
+                f"{ratio} and {extra}"
             )

@@ -19,6 +19,8 @@ from torch import Tensor
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.bart.modeling_bart import BartDecoder
 
+from offramp.errors import InputError
+
 States: TypeAlias = Float[Tensor, "batch canvas width"]
 HandOver: TypeAlias = Callable[[int, States], States]
 """What happens to the states between layer k and the next one, given k and the states."""
@@ -67,7 +69,14 @@ class ElmerDecoder(BartDecoder):  # type: ignore[misc]
         return len(self.layers)
 
     def begin(self, embeddings: States) -> States:
-        """Give the states below the first layer: embeddings and places, normed."""
+        """Give the states below the first layer: embeddings and places, normed.
+
+        Raises:
+            InputError: There are more places than the model knows.
+        """
+        size, known = embeddings.shape[1], self.config.max_position_embeddings
+        if size > known:
+            raise InputError(f"a canvas has {size} places, this model knows {known}; shorten it")
         places = self.embed_positions(embeddings[..., 0])
         return self._dropped(self.layernorm_embedding(embeddings + places))
 
@@ -111,8 +120,8 @@ class ElmerDecoder(BartDecoder):  # type: ignore[misc]
             sight: What the layers may look at.
             exits: The exit at which each position leaves, 1 to L: from there on all later layers
                 see its state as it left, without gradient. None is L for all.
-            hand_over: Changes the states between two layers; what the layers gave is what is
-                returned.
+            hand_over: Changes the states between two layers, but of positions that left; what the
+                layers gave is what is returned.
 
         Returns:
             The states at exits 0 to L, [B, N, D] each; of a position that left, the state it left
@@ -126,10 +135,10 @@ class ElmerDecoder(BartDecoder):  # type: ignore[misc]
                 new = torch.where((exits < number)[..., None], passed[-1], new)
             passed.append(new)
             states = new
-            if exits is not None:
-                states = torch.where((exits <= number)[..., None], new.detach(), new)
             if hand_over is not None and number < self.depth:
                 states = hand_over(number, states)
+            if exits is not None:
+                states = torch.where((exits <= number)[..., None], new.detach(), states)
         return tuple(passed)
 
     def run_some(

@@ -24,6 +24,7 @@ from torch.nn.functional import cross_entropy, pad
 from offramp.errors import InputError
 from offramp.logits.ctc import ctc_align, ctc_loss
 from offramp.logits.dag import dag_align, dag_loss
+from offramp.logits.labels import label_lengths
 from offramp.models.elmer.canvas import NO_LABEL, fitted, mask_of
 
 SHOWN = 0.3
@@ -36,8 +37,8 @@ class Target:
 
     Attributes:
         kind: The output head: ``plain``, ``ctc`` or ``dag``.
-        labels: Targets as this head learns them, [B, M], padded with -100: ``ctc`` without end
-            token, ``dag`` with BOS before it.
+        labels: Targets as this head learns them, [B, M], padded with -100: ``ctc`` without BOS
+            and end token, ``dag`` with one BOS before it.
         laid: For ``plain`` the label of each place of the canvas, [B, N]; -100 is no place.
         lengths: Places of each canvas, [B].
         tokens: Number of target tokens that losses are divided by.
@@ -62,20 +63,28 @@ class Target:
 def target_for(
     config: Any,
     labels: Int[Tensor, "batch target"],
-    lengths: Int[Tensor, " batch"],
+    places: Bool[Tensor, "batch canvas"],
     *,
     tokens: float | Tensor | None = None,
 ) -> Target:
-    """Bring labels into the form that a head learns."""
-    kind, eos = config.output_head, config.eos_token_id
+    """Bring labels into the form that a head learns.
+
+    Raises:
+        InputError: Labels are not padded at the right, or are no tokens.
+    """
+    label_lengths(labels, vocab=config.vocab_size)
+    kind, eos, bos = config.output_head, config.eos_token_id, config.bos_token_id
     behind = eos if config.canvas_slack else NO_LABEL
-    laid = fitted(labels, lengths, behind) if kind == "plain" else labels
+    laid = fitted(labels, places, behind) if kind == "plain" else labels
     count = (labels != NO_LABEL).sum().clamp(min=1) if tokens is None else tokens
+    if kind != "plain":  # tokenizers like BART's put it before every text
+        moved = pad(labels[:, 1:], (0, 1), value=NO_LABEL)
+        labels = torch.where(labels[:, :1] == bos, moved, labels)
     if kind == "ctc":
         labels = labels.masked_fill(labels == eos, NO_LABEL)
     if kind == "dag":
-        labels = pad(labels, (1, 0), value=config.bos_token_id)
-    return Target(kind, labels, laid, lengths, count, config.mask_token_id)
+        labels = pad(labels, (1, 0), value=bos)
+    return Target(kind, labels, laid, places.sum(-1), count, config.mask_token_id)
 
 
 def loss_at(
@@ -103,7 +112,7 @@ def loss_at(
     else:
         assert transitions is not None
         rows = dag_loss(logits, transitions, target.labels, canvas_lengths=target.lengths)
-    fits = torch.isfinite(rows)
+    fits = rows != torch.inf
     if not fits.any():
         raise InputError(
             f"no target of this batch fits its canvas: canvases have {target.lengths.tolist()[:4]} "

@@ -14,75 +14,40 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, GenerationMixin
-from transformers.modeling_outputs import BaseModelOutput, Seq2SeqModelOutput
-from transformers.models.bart.modeling_bart import BartEncoder, BartModel, BartPreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.bart.modeling_bart import (
+    BartForConditionalGeneration,
+    BartPreTrainedModel,
+)
+from transformers.utils.generic import can_return_tuple
 
 from offramp.blocks.gates import Gate
 from offramp.decoding.oneshot import OneShot
 from offramp.errors import ConfigError
+from offramp.models.elmer.backbone import ElmerModel, source_states
 from offramp.models.elmer.canvas import (
     NO_LABEL,
     blank_canvas,
     drawn_sizes,
+    laid_exits,
     lengths_of,
     mask_of,
+    places_of,
     source_sizes,
 )
 from offramp.models.elmer.configuration import ElmerConfig
-from offramp.models.elmer.decoder import ElmerDecoder, sight_of
+from offramp.models.elmer.decoder import sight_of
 from offramp.models.elmer.heads import LengthHead, Steps, length_loss
 from offramp.models.elmer.learning import Target, target_for
 from offramp.models.elmer.output import ElmerOutput, OneShotOutput
 from offramp.models.elmer.passage import Passage
-from offramp.models.elmer.published import published_config
+from offramp.models.elmer.published import ReadsBart
+from offramp.models.elmer.request import limit_of, refuse_lacking
 from offramp.models.elmer.writing import write
 
 
-class ElmerModel(BartModel):  # type: ignore[misc]
-    """BART's encoder, and a decoder that sees its whole canvas; no head."""
-
-    config_class = ElmerConfig
-
-    def __init__(self, config: ElmerConfig) -> None:
-        BartPreTrainedModel.__init__(self, config)
-        self.encoder = BartEncoder(config)
-        self.decoder = ElmerDecoder(config)
-        self.shared = self.decoder.embed_tokens
-        self.post_init()
-
-    def forward(
-        self,
-        input_ids: Int[Tensor, "batch source"],
-        attention_mask: Tensor | None = None,
-        decoder_input_ids: Int[Tensor, "batch canvas"] | None = None,
-        decoder_attention_mask: Tensor | None = None,
-    ) -> Seq2SeqModelOutput:
-        """Give the states of the source and of a canvas.
-
-        Args:
-            input_ids: Sources.
-            attention_mask: Their tokens that exist; None is all.
-            decoder_input_ids: Canvases; None is masks, as many as the configuration says.
-            decoder_attention_mask: Places that exist; None is all.
-        """
-        source = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        if decoder_input_ids is None:
-            lengths = source_sizes(self.config, lengths_of(input_ids, attention_mask))
-            decoder_attention_mask = mask_of(lengths)
-            decoder_input_ids = blank_canvas(self.config, lengths)
-        if decoder_attention_mask is None:
-            decoder_attention_mask = torch.ones_like(decoder_input_ids)
-        sight = sight_of(source, attention_mask, decoder_attention_mask.bool())
-        begun = self.decoder.begin(self.decoder.embed_tokens(decoder_input_ids))
-        states = self.decoder(begun, sight)
-        return Seq2SeqModelOutput(
-            last_hidden_state=states[-1],
-            decoder_hidden_states=states,
-            encoder_last_hidden_state=source,
-        )
-
-
-class ElmerForConditionalGeneration(BartPreTrainedModel, GenerationMixin):  # type: ignore[misc]
+class ElmerForConditionalGeneration(ReadsBart, BartPreTrainedModel, GenerationMixin):  # type: ignore[misc]
     """Writes a text in one pass, and learns to.
 
     Example:
@@ -121,27 +86,44 @@ class ElmerForConditionalGeneration(BartPreTrainedModel, GenerationMixin):  # ty
             )
         self.post_init()
 
-    @classmethod
-    def from_pretrained(cls, source: Any, *args: Any, config: Any = None, **kwargs: Any) -> Any:
-        """Load a model, ELMER's published weights, or any BART as a start.
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, Gate):
+            init.zeros_(module.linear.weight)
+            init.zeros_(module.linear.bias)
+            init.constant_(module.threshold, 0.5)
+        elif isinstance(module, ElmerForConditionalGeneration):
+            init.zeros_(module.final_logits_bias)
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any) -> nn.Module:
+        """Change the size of the vocabulary; the mask token stays what it is.
 
         Args:
-            source: Folder or hub name.
-            *args: As ``from_pretrained`` of transformers.
-            config: Instead of the one beside the weights; with it a BART can be loaded as an ELMER
-                with another head.
-            **kwargs: As ``from_pretrained`` of transformers.
+            new_num_tokens: The new size; None changes nothing.
+            *args: As in transformers.
+
+        Raises:
+            ConfigError: The mask token would be gone.
         """
-        if config is None:
-            config = published_config(source, kwargs)
-        return super().from_pretrained(source, *args, config=config, **kwargs)
+        mask = self.config.mask_token_id
+        if new_num_tokens is not None and new_num_tokens <= mask:
+            raise ConfigError(
+                f"a vocabulary of {new_num_tokens} lacks the mask token {mask}; keep at least "
+                f"{mask + 1} tokens"
+            )
+        embeddings = super().resize_token_embeddings(new_num_tokens, *args)
+        BartForConditionalGeneration._resize_final_logits_bias(self, embeddings.num_embeddings)
+        return embeddings  # type: ignore[no-any-return]
 
     def encode(
         self, input_ids: Int[Tensor, "batch source"] | None, attention_mask: Tensor | None
     ) -> Float[Tensor, "batch source width"]:
-        """Give the states of sources."""
-        output = self.model.encoder(input_ids=input_ids, attention_mask=attention_mask)
-        return output.last_hidden_state  # type: ignore[no-any-return]
+        """Give the states of sources.
+
+        Raises:
+            InputError: There are none, or they are longer than the model knows.
+        """
+        return source_states(self.model.encoder, input_ids, attention_mask)
 
     def embed(self, tokens: Int[Tensor, "batch canvas"]) -> Float[Tensor, "batch canvas width"]:
         """Give the embeddings that a canvas is made of."""
@@ -160,6 +142,7 @@ class ElmerForConditionalGeneration(BartPreTrainedModel, GenerationMixin):  # ty
             torch.cat([states, self.embed(tokens)], dim=-1)
         )
 
+    @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(  # noqa: PLR0913 - the arguments of transformers' encoder-decoders
         self,
         input_ids: Int[Tensor, "batch source"] | None = None,
@@ -179,9 +162,10 @@ class ElmerForConditionalGeneration(BartPreTrainedModel, GenerationMixin):  # ty
             attention_mask: Their tokens that exist; None is all.
             decoder_input_ids: Canvases; None makes them: from the targets' lengths and the
                 sources' in training, from the sources' alone without ``labels``.
-            decoder_attention_mask: Places that exist; None is all.
+            decoder_attention_mask: Places that exist, the first of each canvas; None is all.
             encoder_outputs: The sources' states, instead of ``input_ids``.
-            labels: Targets with their end tokens, padded with -100.
+            labels: Targets with their end tokens, padded at the right with -100; what is longer
+                than the canvas is cut off.
             exits: For layer permutation language modeling the exit of each target token, 1 to L;
                 the canvas has just the target's length then.
             num_items_in_batch: Target tokens that the loss is divided by; None counts them. A
@@ -189,9 +173,12 @@ class ElmerForConditionalGeneration(BartPreTrainedModel, GenerationMixin):  # ty
             **kwargs: What a Trainer or a data collator adds; it is not read.
 
         Raises:
-            ConfigError: ``exits`` for another head than ``plain``, or without targets.
-            InputError: No target of a batch fits its canvas.
+            ConfigError: ``exits`` for another head than ``plain``, or without targets; or an
+                argument of BART that ELMER lacks.
+            InputError: No target of a batch fits its canvas, or an input has another shape or
+                other values than it may have.
         """
+        refuse_lacking(kwargs)
         source = (
             self.encode(input_ids, attention_mask)
             if encoder_outputs is None
@@ -202,12 +189,13 @@ class ElmerForConditionalGeneration(BartPreTrainedModel, GenerationMixin):  # ty
         canvas, places = self._canvas(
             source, attention_mask, (decoder_input_ids, decoder_attention_mask), labels, exits
         )
-        lengths = places.sum(-1)
         target = None
         if labels is not None:
-            target = target_for(self.config, labels, lengths, tokens=num_items_in_batch)
+            target = target_for(self.config, labels, places, tokens=num_items_in_batch)
         passage = Passage(self, sight_of(source, attention_mask, places), target)
-        output = passage.run(canvas, _laid_exits(exits, canvas.shape[1]))
+        if exits is not None and labels is not None:
+            exits = laid_exits(exits, labels, places, depth=self.config.decoder_layers)
+        output = passage.run(canvas, exits)
         if self.config.length_predictor:
             self._learn_length(output, source, attention_mask, target)
         output.encoder_last_hidden_state = source
@@ -235,9 +223,8 @@ class ElmerForConditionalGeneration(BartPreTrainedModel, GenerationMixin):  # ty
         """Give canvases and their places."""
         canvas, mask = given
         if canvas is not None:
-            return canvas, (torch.ones_like(canvas) if mask is None else mask).bool()
-        tokens = torch.empty(source.shape[:2], device=source.device)
-        sources = lengths_of(tokens, attention_mask)
+            return canvas, places_of(canvas, mask)
+        sources = lengths_of(source, attention_mask)
         lengths = source_sizes(self.config, sources)
         if labels is not None and self.config.output_head == "plain":
             targets = (labels != NO_LABEL).sum(-1).clamp(min=1)
@@ -265,27 +252,23 @@ class ElmerForConditionalGeneration(BartPreTrainedModel, GenerationMixin):  # ty
             input_ids: Sources.
             attention_mask: Their tokens that exist; None is all but padding.
             decoding: How; None is all layers, the likeliest tokens.
-            max_new_tokens: Cut texts (and canvases) there; ``max_length`` means the same here.
+            max_new_tokens: Cut texts (and canvases) there; ``max_length`` means the same here, and
+                is read after it, before ``max_new_tokens`` of the model's ``generation_config``.
             generator: Draws tokens, with a temperature.
             return_dict_in_generate: Give an ``OneShotOutput`` instead of token ids.
             encoder_outputs: The sources' states, instead of ``input_ids``.
-            **kwargs: ``max_length``; ``labels`` is ignored (a Trainer passes it on), never read.
+            **kwargs: ``max_length``, ``generation_config``, and what cannot matter here:
+                ``labels`` (a Trainer passes it on; it is never read), ``use_cache``,
+                ``synced_gpus``, ``num_beams=1``, ``do_sample=False``.
 
         Raises:
             ConfigError: The model lacks what ``decoding`` asks for, or an argument is unknown.
+            InputError: There are no sources, or they are longer than the model knows.
         """
-        kwargs.pop("labels", None)
-        limit = kwargs.pop("max_length", None) if max_new_tokens is None else max_new_tokens
-        kwargs.pop("max_length", None)
-        if kwargs:
-            raise ConfigError(
-                f"generate of an ELMER model does not know {', '.join(sorted(kwargs))}; it writes "
-                "in one pass, see OneShot for what can be set"
-            )
+        settings = decoding or OneShot()
+        limit = limit_of(kwargs, max_new_tokens, own=self.generation_config, settings=settings)
         if encoder_outputs is None:
-            if input_ids is None:
-                raise ConfigError("generate needs input_ids or encoder_outputs")
-            if attention_mask is None:
+            if attention_mask is None and input_ids is not None:
                 attention_mask = input_ids != self.config.pad_token_id
             source = self.encode(input_ids, attention_mask)
         else:
@@ -294,19 +277,12 @@ class ElmerForConditionalGeneration(BartPreTrainedModel, GenerationMixin):  # ty
             self,
             source,
             attention_mask,
-            settings=decoding or OneShot(),
+            settings=settings,
             limit=limit,
             generator=generator,
         )
         assert output.sequences is not None
         return output if return_dict_in_generate else output.sequences
-
-
-def _laid_exits(exits: Tensor | None, size: int) -> Tensor | None:
-    """Give the exit of each place; places without one leave at the first."""
-    if exits is None:
-        return None
-    return torch.nn.functional.pad(exits, (0, size - exits.shape[1]), value=1)
 
 
 AutoConfig.register("elmer", ElmerConfig)

@@ -45,7 +45,8 @@ class OneShotOutput(ModelOutput):  # type: ignore[misc]
         scores: Log-probability of each token at its place, [B, T]; 0 where there is none.
         places: The place of the canvas that each token stood on, [B, T]; -1 where there is none.
         canvas_lengths: Places of each canvas, [B].
-        layers: Positions that each layer was run for, summed over the batch, [L].
+        layers: Positions that each layer was run for, summed over the batch, over all lengths
+            tried and all refinements, [L].
     """
 
     sequences: Int[Tensor, "batch length"] | None = None

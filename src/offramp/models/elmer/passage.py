@@ -40,6 +40,7 @@ class Passage:
         self._logits: dict[int, Tensor] = {}
         self._states: tuple[Tensor, ...] = ()
         self._shown: Tensor | None = None
+        self._guessing = False
 
     def run(
         self, canvas: Int[Tensor, "batch canvas"], exits: Int[Tensor, "batch canvas"] | None
@@ -97,12 +98,14 @@ class Passage:
         """Guess, then put some of the answers on the canvas."""
         model, target = self._model, self._target
         assert target is not None
+        self._guessing = True  # by itself: a shown answer is no guess
         self._climb(canvas, None)
+        self._guessing = False
         depth = model.model.decoder.depth
         logits = self._said(depth)
         answers = aligned(logits, target, self._steps(depth))
         chosen = glance(logits.argmax(-1), answers, model.config.glancing)
-        self._logits, self._shown = {}, None
+        self._logits = {}
         return torch.where(chosen, answers, canvas), chosen
 
     def _hand_over(self, exit: int, states: Tensor) -> Tensor:
@@ -110,7 +113,8 @@ class Passage:
         model, target = self._model, self._target
         self._logits[exit] = model.score(states)
         tokens = self._logits[exit].argmax(-1)
-        if target is not None and model.training and target.kind == "plain":
+        mixing = model.training and not self._guessing
+        if mixing and target is not None and target.kind == "plain":
             tokens = self._mixed(tokens, target.laid)
         return model.join(states, tokens)  # type: ignore[no-any-return]
 

@@ -2,11 +2,13 @@
 
 In:  a folder or hub name. Out: the configuration that its weights need.
 Law: published fine-tuned weights are recognised by ``concat_head.weight`` in the file, which alone
-     is looked for; nothing in it is executed.
+     is looked for; nothing in it is executed; weights of another family are refused
+     (tests/models/elmer/test_published.py).
 Source: RUCAIBox/ELMER, commit 0417835: weights in BART's format, ``model_type: bart``, a canvas of
      BOS and masks, the mask the last of the vocabulary.
 """
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,17 @@ import torch
 from safetensors import safe_open
 from transformers import PreTrainedConfig
 
+from offramp.errors import CheckpointError, ConfigError
 from offramp.models.checkpoint import find_file
 from offramp.models.elmer.configuration import ElmerConfig
 
 SOFT = "concat_head.weight"
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 _HUB = (
     "cache_dir",
     "force_download",
@@ -31,6 +39,38 @@ _HUB = (
 )
 
 
+class ReadsBart:
+    """Gives a model a ``from_pretrained`` that reads BART's format too."""
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *args: Any, config: Any = None, **kwargs: Any
+    ) -> Any:
+        """Load a model, ELMER's published weights, or any BART as a start.
+
+        Args:
+            pretrained_model_name_or_path: Folder or hub name.
+            *args: As ``from_pretrained`` of transformers.
+            config: Instead of the one beside the weights; with it a BART can be loaded as an ELMER
+                with another head.
+            **kwargs: As ``from_pretrained`` of transformers.
+
+        Raises:
+            CheckpointError: The weights are neither ELMER's nor BART's.
+            ConfigError: ``config`` is of another family.
+        """
+        if config is None:
+            config = published_config(pretrained_model_name_or_path, kwargs)
+        elif isinstance(config, PreTrainedConfig) and not isinstance(config, ElmerConfig):
+            raise ConfigError(
+                f"config must be an ElmerConfig, got {type(config).__name__}; leave it out to read "
+                "a BART as it is"
+            )
+        return super().from_pretrained(  # type: ignore[misc]
+            pretrained_model_name_or_path, *args, config=config, **kwargs
+        )
+
+
 def published_config(source: Any, options: dict[str, Any]) -> ElmerConfig | None:
     """Give the configuration of weights in BART's format; None if they are ELMER's own.
 
@@ -38,11 +78,20 @@ def published_config(source: Any, options: dict[str, Any]) -> ElmerConfig | None
         source: Folder or hub name.
         options: Of ``from_pretrained``; those of the hub are used, fields of the configuration
             are taken out.
+
+    Raises:
+        CheckpointError: They are neither.
     """
     hub = {name: options[name] for name in _HUB if options.get(name) is not None}
     given, _ = PreTrainedConfig.get_config_dict(source, **hub)
-    if given.get("model_type") != "bart":
+    kind = given.get("model_type")
+    if kind == ElmerConfig.model_type:
         return None
+    if kind != "bart":
+        raise CheckpointError(
+            f"{source} holds weights of model_type {kind!r}; an ELMER model can be read from "
+            "'elmer' and 'bart'"
+        )
     given = {name: value for name, value in given.items() if name != "model_type"}
     names = set(_names_in(str(source), hub))
     given.setdefault("canvas_start_token_id", given.get("bos_token_id", 0))
@@ -59,6 +108,8 @@ def _names_in(source: str, hub: dict[str, Any]) -> Iterable[str]:
         found = find_file(source, name, hub)
         if found is None:
             continue
+        if Path(found).suffix == ".json":
+            return list(json.loads(Path(found).read_text(encoding="utf-8"))["weight_map"])
         if Path(found).suffix == ".safetensors":
             with safe_open(found, framework="pt") as file:
                 return list(file.keys())

@@ -139,9 +139,8 @@ def _begins(reading: Reading, config: Any) -> Bool[Tensor, "batch length"]:
     first = reading.places == 0
     if config.output_head == "dag":
         return first
-    if config.bos_token_id is None or config.bos_token_id == config.eos_token_id:
-        return torch.zeros_like(first)
-    return first & (reading.tokens == config.bos_token_id)
+    begin, end = config.bos_token_id, config.eos_token_id
+    return first & (reading.tokens == (-1 if begin is None or begin == end else begin))
 
 
 def _collapsed(logs: Tensor, lengths: Tensor, config: Any, ids: Tensor) -> Reading:

@@ -8,6 +8,7 @@ Source: Li et al. 2022, "ELMER", arXiv:2210.13304; Ghazvininejad et al. 2019, "M
      arXiv:1904.09324 (several lengths, refinement).
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from offramp.models.elmer.canvas import blank_canvas, lengths_of, mask_of, sourc
 from offramp.models.elmer.decoder import Sight, sight_of
 from offramp.models.elmer.leaving import Left, climb
 from offramp.models.elmer.output import OneShotOutput
-from offramp.models.elmer.reading import Reading, banned, choose, read
+from offramp.models.elmer.reading import Reading, forbid_, read, tempered
 
 
 def write(
@@ -51,23 +52,45 @@ def write(
         lengths = lengths.clamp(max=limit)
     sight = sight_of(source, source_mask, mask_of(lengths.new_ones(len(source)))).rows(rows)
     sight = Sight(mask_of(lengths), sight.source, sight.source_mask)
-    canvas = blank_canvas(model.config, lengths)
-    left = climb(model, canvas, sight, settings)
-    logits = model.score(left.states)
-    if settings.refine_steps:
-        logits = _refined(model, sight, logits, settings, generator)
+    left = climb(model, blank_canvas(model.config, lengths), sight, settings)
+    draft = _drafted(model, left, settings, generator)
+    for again in range(settings.refine_steps):
+        share = (settings.refine_steps - again, settings.refine_steps + 1)
+        draft = _rewritten(model, sight, draft, settings, (share, generator))
     transitions = None
     if model.config.output_head == "dag":
         transitions = model.steps(left.states, lengths)
     reading = read(
-        logits,
+        draft.logits,
         lengths,
         config=model.config,
         settings=settings,
+        drawn=draft.drawn,
         transitions=transitions,
-        generator=generator,
     )
-    return _best(model, reading, left, lengths, (settings.lengths, limit))
+    return _best(reading, draft, lengths, (settings.lengths, limit), model.config.pad_token_id)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What stands on canvases.
+
+    Attributes:
+        logits: Scores of what may be written, [B, N, V].
+        drawn: Scores whose best token is the one that is written, [B, N, V].
+        exits: The exit that each place left at, [B, N].
+        layers: Positions that each layer was run for, in all passes, [L].
+    """
+
+    logits: Float[Tensor, "batch canvas vocab"]
+    drawn: Float[Tensor, "batch canvas vocab"]
+    exits: Int[Tensor, "batch canvas"]
+    layers: Int[Tensor, " layers"]
+
+
+def _drafted(model: Any, left: Left, settings: OneShot, generator: torch.Generator | None) -> Draft:
+    logits = forbid_(model.score(left.states), model.config)
+    return Draft(logits, tempered(logits, settings, generator), left.exits, left.layers)
 
 
 def _check(config: Any, settings: OneShot) -> None:
@@ -80,11 +103,23 @@ def _check(config: Any, settings: OneShot) -> None:
             f"refine_steps rewrites the canvas of a 'plain' head, this one is "
             f"{config.output_head!r}; leave it at 0"
         )
-    size = settings.canvas_length
-    if size is not None and size > config.max_position_embeddings:
+    if settings.no_repeat_ngram and config.output_head == "ctc":
+        raise ConfigError("no_repeat_ngram is for 'plain' and 'dag' heads, not for 'ctc'; use 0")
+    if settings.path != OneShot.path and config.output_head != "dag":
         raise ConfigError(
-            f"canvas_length must be at most {config.max_position_embeddings}, the places that the "
-            f"model knows; got {size}"
+            f"path {settings.path!r} is for a 'dag' head, this one is {config.output_head!r}; "
+            "leave it out"
+        )
+    known = config.max_position_embeddings
+    if settings.lengths > known:
+        raise ConfigError(
+            f"lengths must be at most {known}, the places that the model knows; got "
+            f"{settings.lengths}"
+        )
+    size = settings.canvas_length
+    if size is not None and size > known:
+        raise ConfigError(
+            f"canvas_length must be at most {known}, the places that the model knows; got {size}"
         )
 
 
@@ -97,56 +132,56 @@ def _sizes(
     if settings.canvas_length is not None:
         return torch.full_like(rows, settings.canvas_length), rows
     if not config.length_predictor:
-        sources = lengths_of(torch.empty(source.shape[:2], device=source.device), mask)
+        sources = lengths_of(source, mask)
         return source_sizes(config, sources), rows
     logits = model.length_head(source, None if mask is None else mask.bool())
     lengths = logits.topk(settings.lengths, dim=-1).indices + 1
     return lengths.flatten(), rows.repeat_interleave(settings.lengths)
 
 
-def _refined(
+def _rewritten(
     model: Any,
     sight: Sight,
-    logits: Float[Tensor, "batch canvas vocab"],
+    draft: Draft,
     settings: OneShot,
-    generator: torch.Generator | None,
-) -> Float[Tensor, "batch canvas vocab"]:
-    """Mask the least sure tokens, fewer each time, and write them anew."""
-    passes = settings.refine_steps + 1
+    how: tuple[tuple[int, int], torch.Generator | None],
+) -> Draft:
+    """Mask a share of the tokens, the least sure ones, and write them anew."""
+    (part, whole), generator = how
     places = sight.canvas.sum(-1)
-    for done in range(1, passes):
-        allowed = logits.clone()
-        allowed[..., banned(model.config)] = -torch.inf
-        tokens = choose(allowed, settings, generator)
-        sure = allowed.float().log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
-        sure = sure.masked_fill(~sight.canvas, torch.inf)
-        doubtful = places * (passes - done) // passes
-        again = sure.argsort(-1).argsort(-1) < doubtful[:, None]
-        canvas = torch.where(again, model.config.mask_token_id, tokens)
-        new = model.score(climb(model, canvas, sight, settings).states)
-        logits = torch.where(again[..., None], new, logits)
-    return logits
+    tokens = draft.drawn.argmax(-1)
+    sure = draft.logits.float().log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
+    sure = sure.masked_fill(~sight.canvas, torch.inf)
+    rank = sure.argsort(dim=-1, stable=True).argsort(dim=-1)
+    again = rank < (places * part // whole)[:, None]
+    canvas = torch.where(again, blank_canvas(model.config, places), tokens)
+    left = climb(model, canvas, sight, settings)
+    new = _drafted(model, left, settings, generator)
+    return Draft(
+        torch.where(again[..., None], new.logits, draft.logits),
+        torch.where(again[..., None], new.drawn, draft.drawn),
+        torch.where(again, new.exits, draft.exits),
+        draft.layers + new.layers,
+    )
 
 
 def _best(
-    model: Any,
     reading: Reading,
-    left: Left,
+    draft: Draft,
     lengths: Int[Tensor, " canvases"],
     asked: tuple[int, int | None],
+    fill: int,
 ) -> OneShotOutput:
     """Keep the surest text of each source, and say where its tokens came from."""
     tried, limit = asked
-    exits, fill = left.exits, model.config.pad_token_id
+    exits = draft.exits
     if tried > 1:
-        mean = reading.scores.sum(-1) / reading.lengths.clamp(min=1)
-        winner = mean.view(-1, tried).argmax(-1)
+        mean = reading.scores.sum(-1) / reading.lengths
+        winner = mean.nan_to_num(nan=-torch.inf).view(-1, tried).argmax(-1)  # no token, no text
         rows = winner + torch.arange(len(winner), device=winner.device) * tried
         reading = Reading(reading.tokens[rows], reading.places[rows], reading.scores[rows])
         exits, lengths = exits[rows], lengths[rows]
     keep = reading.places >= 0
-    if model.config.output_head == "dag":  # a path begins with BOS
-        keep &= torch.arange(keep.shape[1], device=keep.device) > 0
     if limit is not None:
         keep &= keep.long().cumsum(-1) <= limit
     reading = reading.kept(keep, fill)
@@ -157,5 +192,5 @@ def _best(
         scores=reading.scores,
         places=reading.places,
         canvas_lengths=lengths,
-        layers=left.layers,
+        layers=draft.layers,
     )
