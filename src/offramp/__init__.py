@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from offramp.blocks.anatomy import Layout
     from offramp.config import VocabularyProjectionMode
     from offramp.decoding.early_exit import EarlyExit
+    from offramp.decoding.oneshot import OneShot
     from offramp.decoding.rules import Contrast, DoLa, FixedExit
     from offramp.decoding.speculation import Autoregressive, SelfSpeculation
     from offramp.logits.contrast import contrast_logits
@@ -23,13 +24,20 @@ if TYPE_CHECKING:
     from offramp.models.attach import attach_exits
     from offramp.models.auto import AutoMultiExitModel
     from offramp.models.configuration import MultiExitConfiguration
+    from offramp.models.elmer import ElmerTokenizer
+    from offramp.models.elmer.backbone import ElmerModel
+    from offramp.models.elmer.configuration import ElmerConfig
+    from offramp.models.elmer.modeling import ElmerForConditionalGeneration
     from offramp.models.embedded import load_default
     from offramp.models.export import export_exit
     from offramp.models.multiexit import MultiExitModel
+    from offramp.models.shipped import load_elmer
     from offramp.models.storage import save_exits, save_published
     from offramp.training.closed_form import fit_closed_form
     from offramp.training.data import Collator, DataSettings, load_rows
     from offramp.training.exits import train_exits
+    from offramp.training.finetuning import finetune
+    from offramp.training.finetuning_settings import FinetuneSettings
     from offramp.training.gates import train_gates
     from offramp.training.self_text import SelfText, write_self_text
     from offramp.training.settings import TrainSettings
@@ -42,11 +50,17 @@ __all__ = [
     "DataSettings",
     "DoLa",
     "EarlyExit",
+    "ElmerConfig",
+    "ElmerForConditionalGeneration",
+    "ElmerModel",
+    "ElmerTokenizer",
+    "FinetuneSettings",
     "FixedExit",
     "Layout",
     "MultiExitConfiguration",
     "MultiExitModel",
     "OfframpError",
+    "OneShot",
     "SelfSpeculation",
     "SelfText",
     "TrainSettings",
@@ -56,8 +70,10 @@ __all__ = [
     "contrast_logits",
     "dola_logits",
     "export_exit",
+    "finetune",
     "fit_closed_form",
     "load_default",
+    "load_elmer",
     "load_rows",
     "save_exits",
     "save_published",
@@ -74,10 +90,16 @@ _HOMES = {
     "DataSettings": "offramp.training.data",
     "DoLa": "offramp.decoding.rules",
     "EarlyExit": "offramp.decoding.early_exit",
+    "ElmerConfig": "offramp.models.elmer.configuration",
+    "ElmerForConditionalGeneration": "offramp.models.elmer.modeling",
+    "ElmerModel": "offramp.models.elmer.backbone",
+    "ElmerTokenizer": "offramp.models.elmer",
+    "FinetuneSettings": "offramp.training.finetuning_settings",
     "FixedExit": "offramp.decoding.rules",
     "Layout": "offramp.blocks.anatomy",
     "MultiExitConfiguration": "offramp.models.configuration",
     "MultiExitModel": "offramp.models.multiexit",
+    "OneShot": "offramp.decoding.oneshot",
     "SelfSpeculation": "offramp.decoding.speculation",
     "SelfText": "offramp.training.self_text",
     "TrainSettings": "offramp.training.settings",
@@ -86,8 +108,10 @@ _HOMES = {
     "contrast_logits": "offramp.logits.contrast",
     "dola_logits": "offramp.logits.dola",
     "export_exit": "offramp.models.export",
+    "finetune": "offramp.training.finetuning",
     "fit_closed_form": "offramp.training.closed_form",
     "load_default": "offramp.models.embedded",
+    "load_elmer": "offramp.models.shipped",
     "load_rows": "offramp.training.data",
     "save_exits": "offramp.models.storage",
     "save_published": "offramp.models.storage",

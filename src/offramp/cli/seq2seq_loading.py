@@ -21,6 +21,7 @@ from offramp.models.auto import load_base
 from offramp.models.checkpoint import find_file
 from offramp.models.elmer import ElmerForConditionalGeneration
 from offramp.models.elmer.published import published_config
+from offramp.models.shipped import shipped_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,21 +83,29 @@ def find_source(name: str) -> Source:
         CheckpointError: There is none.
         ConfigError: It is a decoder only.
     """
-    if not os.path.isdir(name) and not HUB_NAME.fullmatch(name):
+    place = _place_of(name)
+    if not os.path.isdir(place) and not HUB_NAME.fullmatch(name):
         raise CheckpointError(
             f"--model {name!r} is no folder, nor a hub name such as owner/name; check the path"
         )
-    if find_file(name, "config.json", {}) is None:
+    if find_file(place, "config.json", {}) is None:
         raise CheckpointError(
             f"{name} holds no config.json; name the folder or hub name of an encoder-decoder"
         )
-    config = _configuration(name)
+    config = _configuration(place)
     if not config.is_encoder_decoder:
         raise ConfigError(
             f"--model {name} is a decoder only ({config.model_type}), which reads no "
             "source; give --pairs an encoder-decoder such as ELMER, BART or T5"
         )
-    return Source(name=name, one_pass=_is_elmer(name, config))
+    return Source(name=place, one_pass=_is_elmer(place, config))
+
+
+def _place_of(name: str) -> str:
+    """Give the folder of a model that is shipped, and any other name as it is."""
+    if os.path.isdir(name):
+        return name
+    return str(shipped_folder(name) or name)
 
 
 def is_elmer(name: str | None) -> bool:
@@ -105,7 +114,10 @@ def is_elmer(name: str | None) -> bool:
     Args:
         name: Folder or hub name, or None.
     """
-    if name is None or not (os.path.isdir(name) or HUB_NAME.fullmatch(name)):
+    if name is None:
+        return False
+    name = _place_of(name)
+    if not os.path.isdir(name) and not HUB_NAME.fullmatch(name):
         return False
     try:
         return find_file(name, "config.json", {}) is not None and _is_elmer(
