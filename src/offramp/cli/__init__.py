@@ -14,7 +14,17 @@ from typing import Annotated, Any
 
 import typer
 
-from offramp.cli import calibrate, evaluate, export, finetune, generate, models, train
+from offramp.cli import (
+    calibrate,
+    distill,
+    evaluate,
+    export,
+    finetune,
+    generate,
+    models,
+    pretrain,
+    train,
+)
 from offramp.cli.output import Interrupted
 from offramp.cli.show import remark, show_text
 from offramp.errors import OfframpError
@@ -34,7 +44,9 @@ app.command("generate", epilog=generate.EXAMPLE)(generate.generate)
 app.command("evaluate", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.command("calibrate", epilog=calibrate.EXAMPLE)(calibrate.calibrate)
 app.command("train", epilog=train.EXAMPLE)(train.train)
+app.command("pretrain", epilog=pretrain.EXAMPLE)(pretrain.pretrain)
 app.command("finetune", epilog=finetune.EXAMPLE)(finetune.finetune)
+app.command("distill-data", epilog=distill.EXAMPLE)(distill.distill_data)
 app.command("export", epilog=export.EXAMPLE)(export.export)
 app.command("models", epilog=models.MODELS_EXAMPLE)(models.models)
 app.command("version", epilog=models.VERSION_EXAMPLE)(models.version)
