@@ -132,7 +132,10 @@ class ElmerForConditionalGeneration(ReadsBart, BartPreTrainedModel, GenerationMi
     def score(self, states: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows vocab"]:
         """Give what states say, at any exit: one head serves all."""
         logits = self.lm_head(states)
-        return logits + self.final_logits_bias.to(logits.device)[0]  # type: ignore[no-any-return]
+        bias = self.final_logits_bias.to(logits.device)[0]
+        if logits.dtype == bias.dtype:  # as large as they are, one copy is enough
+            return logits.add_(bias)  # type: ignore[no-any-return]
+        return logits + bias  # type: ignore[no-any-return]
 
     def join(
         self, states: Float[Tensor, "*rows width"], tokens: Int[Tensor, "*rows"]

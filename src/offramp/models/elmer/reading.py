@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import cross_entropy, pad
 
 from offramp.decoding.oneshot import OneShot
 from offramp.logits.ctc import ctc_collapse
@@ -111,19 +111,28 @@ def read(
         transitions: Steps of a path, for ``dag``.
     """
     kind, fill = config.output_head, config.pad_token_id
-    logs = logits.float().log_softmax(-1)
     scores = logits if drawn is None else drawn
-    if kind == "ctc":
-        reading = _collapsed(logs, lengths, config, scores.argmax(-1))
+    if kind == "dag":
+        assert transitions is not None
+        walk = PATHS[settings.path]
+        tokens, _, places = walk(scores, transitions, canvas_lengths=lengths, pad=fill)
     else:
-        if kind == "dag":
-            assert transitions is not None
-            walk = PATHS[settings.path]
-            _, _, places = walk(scores, transitions, canvas_lengths=lengths, pad=fill)
+        tokens = scores.max(-1).indices  # twice as fast as argmax on a processor
+        if kind == "ctc":
+            blank = config.mask_token_id
+            tokens, _, places = ctc_collapse(tokens, canvas_lengths=lengths, blank=blank, pad=fill)
         else:
             there = torch.arange(logits.shape[1], device=logits.device)
             places = torch.where(there < lengths[:, None], there, -1)
-        reading = _at(scores, logs, places, fill, settings.no_repeat_ngram)
+    if kind != "plain":  # where every place is read in turn, nothing need be copied
+        rows = torch.arange(len(places), device=places.device)[:, None]
+        logits = logits[rows, places.clamp(min=0)]
+        scores = scores[rows, places.clamp(min=0)] if settings.no_repeat_ngram else scores
+    if settings.no_repeat_ngram:
+        tokens = without_repeats(scores, settings.no_repeat_ngram)
+    gone = places < 0
+    said = _said(logits, tokens).masked_fill(gone, 0.0)
+    reading = Reading(tokens.masked_fill(gone, fill), places, said)
     begins = _begins(reading, config)
     ended = ((reading.tokens == config.eos_token_id) & ~begins).long().cumsum(-1)
     before = pad(ended[:, :-1], (1, 0)) > 0
@@ -143,22 +152,12 @@ def _begins(reading: Reading, config: Any) -> Bool[Tensor, "batch length"]:
     return first & (reading.tokens == (-1 if begin is None or begin == end else begin))
 
 
-def _collapsed(logs: Tensor, lengths: Tensor, config: Any, ids: Tensor) -> Reading:
-    tokens, _, places = ctc_collapse(
-        ids, canvas_lengths=lengths, blank=config.mask_token_id, pad=config.pad_token_id
-    )
-    scores = logs.gather(-1, ids[..., None])[..., 0].gather(-1, places.clamp(min=0))
-    return Reading(tokens, places, scores.masked_fill(places < 0, 0.0))
-
-
-def _at(scores: Tensor, logs: Tensor, places: Tensor, fill: int, ngram: int) -> Reading:
-    """Read the tokens of some places."""
-    index = places.clamp(min=0)[..., None].expand(-1, -1, logs.shape[-1])
-    here, logs = scores.gather(1, index), logs.gather(1, index)
-    tokens = without_repeats(here, ngram) if ngram else here.argmax(-1)
-    said = logs.gather(-1, tokens[..., None])[..., 0]
-    gone = places < 0
-    return Reading(tokens.masked_fill(gone, fill), places, said.masked_fill(gone, 0.0))
+def _said(
+    logits: Float[Tensor, "batch length vocab"], tokens: Int[Tensor, "batch length"]
+) -> Float[Tensor, "batch length"]:
+    """Give the log-probabilities of tokens."""
+    lost = cross_entropy(logits.flatten(0, 1).float(), tokens.flatten(), reduction="none")
+    return -lost.view(tokens.shape)
 
 
 def without_repeats(
