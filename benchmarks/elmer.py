@@ -28,6 +28,7 @@ Example:
 import argparse
 import gc
 import json
+import os
 import random
 import subprocess
 import sys
@@ -122,6 +123,28 @@ class Bench:
             torch.cuda.synchronize(self.device)
 
 
+class Neighbours:
+    """How much of the machine others used meanwhile, where the system tells."""
+
+    STAT = Path("/proc/stat")
+
+    def __init__(self) -> None:
+        self.begun = time.perf_counter(), self._others()
+
+    def _others(self) -> float:
+        """Give seconds of processors that others have used, what was stolen included."""
+        if not self.STAT.is_file():
+            return 0.0
+        user, nice, system, _, _, irq, softirq, steal = map(int, self.STAT.read_text().split()[1:9])
+        ticks = user + nice + system + irq + softirq + steal
+        return ticks / os.sysconf("SC_CLK_TCK") - time.process_time()
+
+    def processors(self) -> float:
+        """Give the processors that others kept busy since the beginning, on average."""
+        start, others = self.begun
+        return round((self._others() - others) / (time.perf_counter() - start), 3)
+
+
 def heading(asked: argparse.Namespace, sizes: Sizes, model: Any) -> dict[str, Any]:
     """Say what was measured, on what."""
     commit = subprocess.run(
@@ -184,15 +207,17 @@ def measure(asked: argparse.Namespace, ways: dict[str, Way], sizes: Sizes, batch
     written = bench.written()
     gc.collect()
     gc.freeze()  # what lives by now is not looked through before each call
-    rounds = []
+    rounds, neighbours = [], Neighbours()
     for number in range(asked.rounds):
         rounds.append(bench.round())
         print(f"batch {batch}: round {number + 1} of {asked.rounds}", file=sys.stderr, flush=True)
+    busy = neighbours.processors()
     rows = {work.rows for way in ways.values() for work in works_of(way, "call", batch)}
     speeds = rates(ways[BASE].model, sizes, rows, asked.repeats)
     found = summed(ways, rounds, batch=batch, speeds=speeds)
     return {
         "batch": batch,
+        "processors_busy_elsewhere": busy,
         "giga_operations_per_second": {
             str(number): round(speed / 1e9, 3) for number, speed in sorted(speeds.items())
         },

@@ -96,7 +96,7 @@ def table(result: dict[str, Any]) -> str:
     """Write one batch as Markdown."""
     lines = [
         "",
-        f"batch {result['batch']}",
+        f"batch {result['batch']}, {result['processors_busy_elsewhere']} processors busy elsewhere",
         "",
         "| way | scope | ms | spread | times bart | interval | products alone | Gop | weights MB |",
         "|---|---|---|---|---|---|---|---|---|",

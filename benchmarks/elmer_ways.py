@@ -6,8 +6,8 @@ Not here: timing them (benchmarks/elmer.py), counting (benchmarks/elmer_costs.py
 All ways of float32 hold the very same matrices: the shallow decoder is the first layer of the deep
 one, and ELMER's variants are one model under several configurations. Random weights say nothing
 about quality; they take the same time as trained ones, with three exceptions that are arranged:
-the end token never comes (all texts have all their tokens), a forced exit is left by everybody,
-and the lengths of CTC's and DAG's texts, which come as they come, are reported.
+the end token and BOS never come (all texts have all their tokens), a forced exit is left by
+everybody, and the lengths of CTC's and DAG's texts, which come as they come, are reported.
 """
 
 import copy
@@ -28,7 +28,7 @@ CTC_CANVAS, DAG_CANVAS = 2, 4
 """Places of a canvas for each token of the text."""
 
 BASE, SHALLOW, PLAIN = "bart", "bart-6-1", "elmer"
-PAD, EOS = 1, 2
+BOS, PAD, EOS = 0, 1, 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +84,7 @@ class Ways:
             "encoder_attention_heads": sizes.heads,
             "decoder_attention_heads": sizes.heads,
             "max_position_embeddings": longest,
+            "bos_token_id": BOS,
             "pad_token_id": PAD,
             "eos_token_id": EOS,
         } | others
@@ -94,7 +95,7 @@ class Ways:
         model = ElmerForConditionalGeneration(config).to(self.device).eval()
         model.load_state_dict(self.bart.state_dict(), strict=False, assign=True)
         bias = torch.zeros(1, self.sizes.vocab, device=self.device)
-        bias[0, EOS] = -1e9
+        bias[0, [BOS, EOS]] = -1e9
         model.final_logits_bias = bias
         return model
 
@@ -154,7 +155,7 @@ class Ways:
             do_sample=False,
             use_cache=True,
             decoder_start_token_id=EOS,
-            bos_token_id=0,
+            bos_token_id=BOS,
             pad_token_id=PAD,
             eos_token_id=EOS,
         )
