@@ -95,7 +95,7 @@ class ElmerDecoder(BartDecoder):  # type: ignore[misc]
                 config=self.config,
                 inputs_embeds=states,
                 attention_mask=sight.canvas,
-                encoder_hidden_states=sight.canvas[..., None],
+                encoder_hidden_states=sight.canvas[..., None].to(states.dtype),
             ),
             create_bidirectional_mask(
                 config=self.config,

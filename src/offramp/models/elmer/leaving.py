@@ -17,13 +17,27 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
+from offramp.blocks.gates import Gate
 from offramp.decoding.judge import BY_SCORES
 from offramp.decoding.oneshot import OneShot
 from offramp.errors import ConfigError
 from offramp.logits.rules import saturation
 from offramp.models.elmer.decoder import Sight
+
+
+def add_gates_(model: Any) -> None:
+    """Give a model a gate for each exit but the last, undecided ones, if it has none.
+
+    Args:
+        model: ``ElmerForConditionalGeneration``; its configuration says so from then on.
+    """
+    if not model.config.gates:
+        like = model.lm_head.weight
+        exits = range(1, model.model.decoder.depth)
+        model.gates = nn.ModuleDict({str(exit): Gate(like.shape[1], like) for exit in exits})
+        model.config.gates = True
 
 
 @dataclass(frozen=True)
@@ -132,9 +146,10 @@ class Judge:
             return torch.zeros(len(new), dtype=torch.bool, device=new.device)
         if rule == "gate":
             gate = self._model.gates[str(exit)]
-            own = self._settings.threshold is None
-            limit = float(gate.threshold) if own else threshold
-            return gate.confidence(new) > limit  # type: ignore[no-any-return]
+            confidence = gate.confidence(new)
+            if self._settings.threshold is None:  # one of these confidences: it counts itself
+                return confidence >= gate.threshold.float()  # type: ignore[no-any-return]
+            return confidence > threshold  # type: ignore[no-any-return]
         if rule == "saturation":
             return saturation(new, before) > threshold
         assert rule is not None

@@ -125,7 +125,7 @@ class ElmerForConditionalGeneration(ReadsBart, BartPreTrainedModel, GenerationMi
         """
         return source_states(self.model.encoder, input_ids, attention_mask)
 
-    def embed(self, tokens: Int[Tensor, "batch canvas"]) -> Float[Tensor, "batch canvas width"]:
+    def embed(self, tokens: Int[Tensor, "*rows"]) -> Float[Tensor, "*rows width"]:
         """Give the embeddings that a canvas is made of."""
         return self.model.decoder.embed_tokens(tokens)  # type: ignore[no-any-return]
 

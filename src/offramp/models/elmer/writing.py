@@ -47,9 +47,7 @@ def write(
         ConfigError: The model lacks what ``settings`` ask for.
     """
     _check(model.config, settings)
-    lengths, rows = _sizes(model, source, source_mask, settings)
-    if limit is not None and model.config.output_head == "plain":
-        lengths = lengths.clamp(max=limit)
+    lengths, rows = room_for(model, source, source_mask, settings=settings, limit=limit)
     sight = sight_of(source, source_mask, mask_of(lengths.new_ones(len(source)))).rows(rows)
     sight = Sight(mask_of(lengths), sight.source, sight.source_mask)
     left = climb(model, blank_canvas(model.config, lengths), sight, settings)
@@ -123,20 +121,35 @@ def _check(config: Any, settings: OneShot) -> None:
         )
 
 
-def _sizes(
-    model: Any, source: Tensor, mask: Tensor | None, settings: OneShot
+def room_for(
+    model: Any,
+    source: Float[Tensor, "batch source width"],
+    source_mask: Tensor | None,
+    *,
+    settings: OneShot,
+    limit: int | None = None,
 ) -> tuple[Int[Tensor, " canvases"], Int[Tensor, " canvases"]]:
-    """Give the lengths of canvases, and each one's source."""
+    """Give the lengths of the canvases that are written on, and each one's source.
+
+    Args:
+        model: ``ElmerForConditionalGeneration``.
+        source: States of the sources.
+        source_mask: Their tokens that exist; None is all.
+        settings: How is written.
+        limit: Longest text, which a ``plain`` canvas need not exceed.
+    """
     config = model.config
     rows = torch.arange(len(source), device=source.device)
     if settings.canvas_length is not None:
-        return torch.full_like(rows, settings.canvas_length), rows
-    if not config.length_predictor:
-        sources = lengths_of(source, mask)
-        return source_sizes(config, sources), rows
-    logits = model.length_head(source, None if mask is None else mask.bool())
-    lengths = logits.topk(settings.lengths, dim=-1).indices + 1
-    return lengths.flatten(), rows.repeat_interleave(settings.lengths)
+        lengths = torch.full_like(rows, settings.canvas_length)
+    elif config.length_predictor:
+        logits = model.length_head(source, None if source_mask is None else source_mask.bool())
+        lengths = (logits.topk(settings.lengths, dim=-1).indices + 1).flatten()
+        rows = rows.repeat_interleave(settings.lengths)
+    else:
+        lengths = source_sizes(config, lengths_of(source, source_mask))
+    cut = limit is not None and config.output_head == "plain"
+    return lengths.clamp(max=limit) if cut else lengths, rows
 
 
 def _rewritten(
