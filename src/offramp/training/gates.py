@@ -3,7 +3,8 @@
 In:  a model with trained exits, and batches of text. Out: a gate for each exit, in place.
 Law: a gate's confidence is calibrated on text it was not fitted on, and its threshold is the lowest
      that keeps the asked precision there (tests/training/test_gates.py).
-Not here: the gate itself (offramp.blocks.gates).
+Not here: the gate itself (offramp.blocks.gates), gates of ELMER models
+     (offramp.training.canvas_gates).
 Source: Schuster et al. 2022, "CALM", arXiv:2207.07061, section 3.4, with the label "agrees with the
      last layer" and both labels counted equally. Differs from the paper: gates are fitted by
      Newton-like steps to the end (a linear probe is convex) instead of by minibatches, and are
@@ -76,8 +77,7 @@ def train_gates(
         ConfigError: The precision is out of its range, or no exit is named.
         InputError: There is too little text.
     """
-    if not 0 < precision <= 1:
-        raise ConfigError(f"precision must be above 0 and at most 1, got {precision}; try 0.95")
+    check_precision(precision)
     numbers = model.check_exits(tuple(exits), attached_only=True)
     if not numbers:
         raise ConfigError("no exit to give a gate; name exits that are attached")
@@ -107,6 +107,16 @@ def train_gates(
     ]
 
 
+def check_precision(precision: float) -> None:
+    """Refuse what is no precision.
+
+    Raises:
+        ConfigError: It is not above 0 and at most 1.
+    """
+    if not 0 < precision <= 1:
+        raise ConfigError(f"precision must be above 0 and at most 1, got {precision}; try 0.95")
+
+
 def agreements(view: View, exits: Sequence[int]) -> dict[int, Bool[Tensor, " rows"]]:
     """Tell where each exit's best token is the last layer's, some positions at a time."""
     anatomy, last = view.anatomy, view.seen.finished()
@@ -122,6 +132,19 @@ def agreements(view: View, exits: Sequence[int]) -> dict[int, Bool[Tensor, " row
     return {exit: torch.cat(each) for exit, each in found.items()}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """What a gate learns from, or is measured on.
+
+    Attributes:
+        states: The exit's states.
+        agrees: Where its answer is the last layer's.
+    """
+
+    states: Float[Tensor, "rows width"]
+    agrees: Bool[Tensor, " rows"]
+
+
 def _train(
     gate: Gate,
     states: Float[Tensor, "rows width"],
@@ -131,15 +154,35 @@ def _train(
     precision: float,
 ) -> GateReport:
     kept = max(2, int(len(agrees) * HELD_OUT))
-    probe = Gate(states.shape[-1])
-    states = states.float()
-    _fit_(probe, states[:-kept], agrees[:-kept])
+    return settle_(
+        gate,
+        Examples(states=states[:-kept], agrees=agrees[:-kept]),
+        held_out=Examples(states=states[-kept:], agrees=agrees[-kept:]),
+        exit=exit,
+        precision=precision,
+    )
+
+
+def settle_(
+    gate: Gate, examples: Examples, *, held_out: Examples, exit: int, precision: float
+) -> GateReport:
+    """Fit a gate, calibrate it, and give it the lowest threshold that keeps a precision.
+
+    Args:
+        gate: Changed in place, whatever device and dtype it is kept in.
+        examples: What it is fitted on, at least one.
+        held_out: What calibration, threshold and report are made of, at least one.
+        exit: Which exit it belongs to.
+        precision: Above 0, at most 1.
+    """
+    probe = Gate(examples.states.shape[-1])
+    _fit_(probe, examples.states.float(), examples.agrees)
+    states, truth = held_out.states.float(), held_out.agrees
     with torch.no_grad():
-        logits, truth = probe.logit(states[-kept:]), agrees[-kept:]
-        slope, offset = _platt(logits, truth)
+        slope, offset = _platt(probe.logit(states), truth)
         gate.linear.weight.copy_(probe.linear.weight * slope)
         gate.linear.bias.copy_(probe.linear.bias * slope + offset)
-        confidence = gate.confidence(states[-kept:].to(gate.linear.weight.device)).cpu()
+        confidence = gate.confidence(states.to(gate.linear.weight.device)).cpu()
         steps = rounded_down(confidence, gate.threshold.dtype)
         gate.threshold.fill_(lowest_threshold(steps, truth, precision=precision))
         stops = confidence >= gate.threshold.float().cpu()
@@ -150,7 +193,7 @@ def _train(
         threshold=float(gate.threshold),
         precision=right / max(float(stops.sum()), 1.0),
         recall=right / max(float(truth.sum()), 1.0),
-        positions=kept,
+        positions=len(truth),
     )
 
 
