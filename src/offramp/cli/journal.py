@@ -1,9 +1,11 @@
 """Remember what a folder was trained with, so that no other training goes on in it.
 
+Both ``offramp train`` and ``offramp pretrain`` keep one; what the latter trained is all its own.
+
 In:  a folder and the facts that decide a training. Out: ``course.json`` in it, and what was
      reached so far.
 Law: a folder in which something else was trained is never gone on with; ``--overwrite`` deletes
-     what ``offramp train`` wrote and nothing else (tests/cli/test_train.py).
+     what the command wrote and nothing else (tests/cli/test_train.py).
 Not here: checkpoints, and ``training.json`` of the library (offramp.training.checkpoints).
 """
 
@@ -65,14 +67,14 @@ class Journal:
         stored = self._stored()
         if stored is None and any(_found(folder, (TABLE, "config.json", "checkpoint-*"))):
             raise InputError(
-                f"{folder} holds a model or exits that offramp train did not write; name another "
+                f"{folder} holds a model or exits that this command did not write; name another "
                 "--output"
             )
         known = stored or {"facts": None, "writer": None, "results": {}}
         self._keep_text(folder, known, overwrite=overwrite)
         begun = known["results"] or any(_found(folder, (START, "checkpoint-*")))
         if overwrite and stored is not None:
-            _clear(folder, with_base=bool(known["facts"]["settings"]["unfreeze"]))
+            _clear(folder, with_base=bool(known["facts"]["settings"].get("unfreeze", True)))
         elif begun and known["facts"] != self._facts:
             told = ", ".join(differences(known["facts"], self._facts))
             raise InputError(f"{folder} holds a training with other settings ({told}); {NEXT}")
@@ -96,7 +98,7 @@ class Journal:
             return None
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise InputError(
-                f"{self._path} is not what offramp train writes ({error}); name another --output"
+                f"{self._path} is not what a training writes ({error}); name another --output"
             ) from None
 
     def _keep_text(self, folder: Path, known: Mapping[str, Any], *, overwrite: bool) -> None:

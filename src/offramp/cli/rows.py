@@ -34,12 +34,14 @@ class Reader:
         loaded: The model.
         seed: Decides the order.
         block_size: Longest row.
+        load: Reads one source.
     """
 
     texts: Texts
     loaded: Loaded
     seed: int
     block_size: int
+    load: Callable[[DataSettings, Any], Any] = load_rows
 
     def named(self) -> dict[str, Any]:
         """Read the sources that the user named, each once, without the model's own text."""
@@ -107,7 +109,7 @@ class Reader:
             **more,
         )
         with data_bars_on_terminals_only():
-            return load_rows(settings, self.loaded.tokenizer)
+            return self.load(settings, self.loaded.tokenizer)
 
 
 def batches_of(

@@ -44,7 +44,7 @@ def teach(settings: Training) -> None:
         Interrupted: Ctrl-C.
     """
     with quiet(verbose=settings.verbose):
-        state = _processes(settings.device)
+        state = join_processes(settings.device)
         try:
             results = Course(settings, state).run()
         except torch.OutOfMemoryError:
@@ -64,7 +64,7 @@ def teach(settings: Training) -> None:
         state.destroy_process_group()
 
 
-def _processes(device: str) -> PartialState:
+def join_processes(device: str) -> PartialState:
     """Join the other processes, if there are any, on the device asked for.
 
     Raises:

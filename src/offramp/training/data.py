@@ -19,7 +19,7 @@ from datasets.fingerprint import Hasher
 from jaxtyping import Int
 from torch import Tensor
 
-from offramp.errors import ConfigError, InputError
+from offramp.errors import ConfigError, InputError, OfframpError
 from offramp.training.formats import Rows
 from offramp.training.packing import Columns, Tokens, tokens_of
 from offramp.training.positions import NO_LABEL
@@ -165,7 +165,7 @@ def _stored(make: _Maker) -> datasets.Dataset:
     try:
         return datasets.Dataset.from_generator(make, features=make.features, fingerprint=name)
     except datasets.exceptions.DatasetGenerationError as error:
-        if isinstance(error.__cause__, InputError):
+        if isinstance(error.__cause__, OfframpError):
             raise error.__cause__ from None
         raise
 

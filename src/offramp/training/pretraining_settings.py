@@ -29,6 +29,7 @@ PUBLISHED: Mapping[str, Any] = {
     "beta2": 0.999,
     "clip": 2.0,
     "rows_per_step": 4096,
+    "precision": "float32",
 }
 """What the recipe ``published`` fixes. AdamW without weight decay is Adam."""
 
@@ -152,8 +153,8 @@ class PretrainSettings(Noise):
         together = self.batch_size * processes
         if self.rows_per_step % together:
             raise ConfigError(
-                f"rows_per_step must be a multiple of batch_size times the {processes} processes, "
-                f"{together}; got {self.rows_per_step}"
+                f"rows_per_step must be a multiple of {together}, batch_size times the number of "
+                f"processes, got {self.rows_per_step}; change one of them"
             )
         return self.rows_per_step // together
 
