@@ -283,6 +283,7 @@ class ElmerForConditionalGeneration(ReadsBart, BartPreTrainedModel, GenerationMi
             settings=settings,
             limit=limit,
             generator=generator,
+            rated=return_dict_in_generate,
         )
         assert output.sequences is not None
         return output if return_dict_in_generate else output.sequences

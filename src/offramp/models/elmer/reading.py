@@ -99,6 +99,7 @@ def read(
     settings: OneShot,
     drawn: Float[Tensor, "batch canvas vocab"] | None = None,
     transitions: Float[Tensor, "batch canvas canvas"] | None = None,
+    rated: bool = True,
 ) -> Reading:
     """Read texts.
 
@@ -109,6 +110,7 @@ def read(
         settings: How to read.
         drawn: From ``tempered``; None takes the likeliest tokens.
         transitions: Steps of a path, for ``dag``.
+        rated: Give log-probabilities; without them all scores are 0.
     """
     kind, fill = config.output_head, config.pad_token_id
     scores = logits if drawn is None else drawn
@@ -126,13 +128,13 @@ def read(
             places = torch.where(there < lengths[:, None], there, -1)
     if kind != "plain":  # where every place is read in turn, nothing need be copied
         rows = torch.arange(len(places), device=places.device)[:, None]
-        logits = logits[rows, places.clamp(min=0)]
+        logits = logits[rows, places.clamp(min=0)] if rated else logits
         scores = scores[rows, places.clamp(min=0)] if settings.no_repeat_ngram else scores
     if settings.no_repeat_ngram:
         tokens = without_repeats(scores, settings.no_repeat_ngram)
     gone = places < 0
-    said = _said(logits, tokens).masked_fill(gone, 0.0)
-    reading = Reading(tokens.masked_fill(gone, fill), places, said)
+    said = _said(logits, tokens) if rated else torch.zeros(tokens.shape, device=tokens.device)
+    reading = Reading(tokens.masked_fill(gone, fill), places, said.masked_fill(gone, 0.0))
     begins = _begins(reading, config)
     ended = ((reading.tokens == config.eos_token_id) & ~begins).long().cumsum(-1)
     before = pad(ended[:, :-1], (1, 0)) > 0

@@ -73,7 +73,7 @@ def refuse_lacking(given: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: It is there.
     """
-    found = [name for name in LACKING if given.get(name) not in (None, False)]
+    found = [name for name in LACKING if given.get(name) is not None and given[name] is not False]
     if found:
         raise ConfigError(
             f"an ELMER model takes no {', '.join(found)}: it reads token ids and writes in one "

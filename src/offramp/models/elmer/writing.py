@@ -32,6 +32,7 @@ def write(
     settings: OneShot,
     limit: int | None = None,
     generator: torch.Generator | None = None,
+    rated: bool = True,
 ) -> OneShotOutput:
     """Write a text for each source.
 
@@ -42,14 +43,16 @@ def write(
         settings: How.
         limit: Longest text; None is what fits on the canvas.
         generator: Draws tokens.
+        rated: Give log-probabilities; without them all scores are 0, where they choose no text.
 
     Raises:
         ConfigError: The model lacks what ``settings`` ask for.
     """
     _check(model.config, settings)
     lengths, rows = room_for(model, source, source_mask, settings=settings, limit=limit)
-    sight = sight_of(source, source_mask, mask_of(lengths.new_ones(len(source)))).rows(rows)
-    sight = Sight(mask_of(lengths), sight.source, sight.source_mask)
+    if settings.lengths > 1:
+        source, source_mask = source[rows], None if source_mask is None else source_mask[rows]
+    sight = sight_of(source, source_mask, mask_of(lengths))
     left = climb(model, blank_canvas(model.config, lengths), sight, settings)
     draft = _drafted(model, left, settings, generator)
     for again in range(settings.refine_steps):
@@ -65,6 +68,7 @@ def write(
         settings=settings,
         drawn=draft.drawn,
         transitions=transitions,
+        rated=rated or settings.lengths > 1,
     )
     return _best(reading, draft, lengths, (settings.lengths, limit), model.config.pad_token_id)
 
