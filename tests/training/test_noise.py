@@ -283,6 +283,18 @@ def test_a_sentence_ends_at_the_last_of_several_full_stops():
     assert sentence_ends(row[:0], torch.tensor([3])).tolist() == []
 
 
+def test_two_line_ends_end_a_sentence_and_one_behind_a_full_stop_belongs_to_it():
+    row, stop, line = (
+        torch.tensor([7, 4, 8, 4, 4, 9, 3, 4, 6, 4]),
+        torch.tensor([3]),
+        torch.tensor([4]),
+    )
+
+    ends = sentence_ends(row, stop, line)
+
+    assert ends.nonzero()[:, 0].tolist() == [4, 7]
+
+
 @given(depth=st.integers(1, 12), batch=st.integers(0, 3), canvas=st.integers(0, 9), seed=seeds)
 def test_exits_are_numbers_from_one_to_the_depth(depth, batch, canvas, seed):
     exits = draw_exits(batch=batch, canvas=canvas, depth=depth, generator=drawn(seed))

@@ -88,7 +88,8 @@ def test_a_byte_level_tokenizer_tells_words_sentences_and_its_frame(tokenizer):
 
     assert pieces_of(lexicon.special, tokenizer) == {"</s>", "<mask>", "<pad>", "<s>"}
     assert pieces_of(lexicon.word_starts, tokenizer) == {"Ġ", "ĉ", "Ċ"}
-    assert sorted(tokenizer.batch_decode(lexicon.stops[:, None])) == ["\n", "!", ".", "?"]
+    assert sorted(tokenizer.batch_decode(lexicon.stops[:, None])) == ["!", ".", "?"]
+    assert tokenizer.decode(lexicon.breaks) == "\n"
     assert (lexicon.before, lexicon.after, lexicon.target_after) == ((BOS,), (END,), (END,))
     assert lexicon.others.tolist() == list(range(4, 260))
 
@@ -150,7 +151,7 @@ def test_rows_hold_all_of_the_text_in_order_and_are_full(tokenizer, documents, r
 
     assert all(0 < len(block) <= room for block in blocks)
     written = [text for text in documents if text.strip()]
-    if mix:  # line's ends between documents come on top
+    if mix:  # blank lines between documents come on top
         assert "".join(blocks).replace("\n", "") == "".join(written).replace("\n", "")
     else:
         assert "".join(blocks) == "".join(written)
@@ -170,11 +171,19 @@ def test_a_sentence_is_cut_only_where_it_is_longer_than_a_row(tokenizer, sizes, 
         assert not block.endswith(".") or len(block) + len(first) > room
 
 
-def test_documents_share_a_row_with_a_line_between_unless_told(tokenizer):
-    given = ["One. Two.", "Three.\n", "Four."]
+def test_documents_share_a_row_with_a_blank_line_between_unless_told(tokenizer):
+    given = ["One. Two.", "Three.\n\n", "Four."]
 
-    assert blocks_of(tokenizer, given, 40) == ["One. Two.\nThree.\nFour."]
+    assert blocks_of(tokenizer, given, 40) == ["One. Two.\n\nThree.\n\nFour."]
     assert blocks_of(tokenizer, given, 40, mix=False) == given
+
+
+def test_lines_that_are_wrapped_are_no_sentences_and_paragraphs_are(tokenizer):
+    row = torch.tensor(tokenizer("a\nb.\nc\n\nd", add_special_tokens=False)["input_ids"])
+
+    ends = lexicon_of(tokenizer).marks(row).sentence_ends.nonzero()[:, 0] + 1
+
+    assert [tokenizer.decode(each) for each in row.tensor_split(ends)] == ["a\nb.\n", "c\n\n", "d"]
 
 
 def test_special_tokens_that_stand_in_a_text_are_left_out(tokenizer):

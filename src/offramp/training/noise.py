@@ -103,20 +103,31 @@ def draw_exits(
 
 
 def sentence_ends(
-    tokens: Int[Tensor, " seq"], stops: Int[Tensor, " stops"]
+    tokens: Int[Tensor, " seq"],
+    stops: Int[Tensor, " stops"],
+    breaks: Int[Tensor, " breaks"] | None = None,
 ) -> Bool[Tensor, " seq"]:
-    """Find the last tokens of sentences: full stops that no other full stop follows.
+    """Find the last tokens of sentences.
+
+    A sentence ends with a full stop, or with a blank line; what else of both follows belongs to it.
 
     Args:
         tokens: A row.
         stops: Tokens that end a sentence.
+        breaks: Tokens that end a line: two of them end a sentence, too. None: there are none.
 
     Example:
         >>> sentence_ends(torch.tensor([5, 1, 1, 6, 1]), torch.tensor([1])).tolist()
         [False, False, True, False, True]
     """
-    found = torch.isin(tokens, stops)
-    return found & ~torch.cat((found[1:], found.new_zeros(1)))[: len(found)]
+    worth = 2 * torch.isin(tokens, stops).long()
+    if breaks is not None:
+        worth += torch.isin(tokens, breaks).long()
+    inside = worth > 0
+    run = (inside & ~_before(inside, fill=False)).cumsum(0)
+    total = torch.zeros(len(tokens) + 1, dtype=torch.int64).index_add(0, run, worth)
+    last = inside & ~torch.cat((inside[1:], inside.new_zeros(1)))[: len(inside)]
+    return last & (total[run] >= 2)
 
 
 def sentence_order(marks: Marks, generator: torch.Generator) -> Int[Tensor, " seq"]:

@@ -23,10 +23,12 @@ from offramp.training.formats import Rows
 from offramp.training.noise import Marks, sentence_ends
 from offramp.training.packing import TOGETHER, Tokens, encode, text_of
 
-SENTENCE_ENDS = (".", "!", "?", "…", "。", "！", "？", "।", "\n")  # noqa: RUF001 - full width
-CLOSING = "\"'”’»)]}*_ "  # noqa: RUF001 - quotes as they are printed
+SENTENCE_ENDS = (".", "!", "?", "…", "。", "！", "？", "।")  # noqa: RUF001 - full width
+CLOSING = "\"'”’»)]}*_ \r\n\t"  # noqa: RUF001 - quotes as they are printed
 WORD_STARTS = ("Ġ", "Ċ", "ĉ", "▁", " ", "\n", "\t")
 """How pieces begin with a space, a line's end or a tab: byte-level BPE, SentencePiece, letters."""
+BETWEEN = "\n\n"
+"""What stands between two documents of a row."""
 CONTINUED = "##"
 """How pieces begin that follow none, of WordPiece."""
 
@@ -39,6 +41,7 @@ class Lexicon:
         special: Whether a token marks something and is no text; one for unknown words is text.
         word_starts: Whether it begins a word; None: the tokenizer does not tell.
         stops: Those that end a sentence.
+        breaks: Those that end a line, of which two end a sentence.
         others: Those that are text.
         before: Special tokens that the tokenizer puts before a text.
         after: And behind it.
@@ -48,6 +51,7 @@ class Lexicon:
     special: Bool[Tensor, " vocab"]
     word_starts: Bool[Tensor, " vocab"] | None
     stops: Int[Tensor, " stops"]
+    breaks: Int[Tensor, " breaks"]
     others: Int[Tensor, " others"]
     before: tuple[int, ...]
     after: tuple[int, ...]
@@ -68,7 +72,7 @@ class Lexicon:
         return Marks(
             special=self.special[tokens],
             word_starts=None if self.word_starts is None else self.word_starts[tokens],
-            sentence_ends=sentence_ends(tokens, self.stops),
+            sentence_ends=sentence_ends(tokens, self.stops, self.breaks),
         )
 
 
@@ -94,10 +98,12 @@ def lexicon_of(tokenizer: Any) -> Lexicon:
         raise ConfigError("the tokenizer has special tokens only; give one that knows text")
     before, after = _frame(tokenizer, int(others[0]))
     stops = [token for token in others.tolist() if _ends(texts[token])]
+    breaks = [token for token in others.tolist() if texts[token].strip(" \r\t") == "\n"]
     return Lexicon(
         special=special,
         word_starts=_word_starts(pieces),
         stops=torch.tensor(stops, dtype=torch.int64),
+        breaks=torch.tensor(breaks, dtype=torch.int64),
         others=others[others != (-1 if tokenizer.unk_token_id is None else tokenizer.unk_token_id)],
         before=before,
         after=after,
@@ -107,7 +113,7 @@ def lexicon_of(tokenizer: Any) -> Lexicon:
 
 def _ends(text: str) -> bool:
     """Tell whether a token ends a sentence; closing quotes and brackets behind it belong to it."""
-    return text.rstrip(CLOSING).endswith(SENTENCE_ENDS)
+    return text.rstrip(CLOSING).endswith(SENTENCE_ENDS) or text.count("\n") > 1
 
 
 def _word_starts(pieces: list[str]) -> Bool[Tensor, " vocab"] | None:
@@ -133,7 +139,7 @@ class Sentences:
     """Cuts documents into rows of whole sentences.
 
     Attributes:
-        mix: Whether a row may hold several documents, with a line's end between two; else each
+        mix: Whether a row may hold several documents, with a blank line between two; else each
             begins a row.
     """
 
@@ -162,7 +168,7 @@ class Sentences:
         """Give what stands between two documents of a row; None: nothing may."""
         if not self.mix:
             return None
-        (found,) = encode(tokenizer, ["\n"], special=False)
+        (found,) = encode(tokenizer, [BETWEEN], special=False)
         known = set(lexicon.others.tolist())
         return [token for token in found if token in known]
 
@@ -192,7 +198,7 @@ def _documents(texts: Iterator[str], tokenizer: Any, lexicon: Lexicon) -> Iterat
         for tokens in encode(tokenizer, batch, special=False):
             row = torch.tensor(tokens, dtype=torch.int64)
             row = row[~lexicon.special[row]]
-            ends = sentence_ends(row, lexicon.stops).nonzero()[:, 0] + 1
+            ends = sentence_ends(row, lexicon.stops, lexicon.breaks).nonzero()[:, 0] + 1
             yield [each.tolist() for each in row.tensor_split(ends) if len(each)]
 
 
