@@ -169,3 +169,31 @@ def test_gates_that_are_not_there_are_asked_for_in_vain():
 def test_exits_that_there_are_not_are_refused(exit):
     with pytest.raises(ConfigError, match="exits must be from 1 to 4"):
         climb_of(shared(), [(1, 1)], OneShot(exit_rule="entropy", threshold=0.5, exits=(exit,)))
+
+
+@pytest.mark.parametrize("rule", CANVAS_RULES)
+@settings(max_examples=10)
+@given(batch=batches)
+def test_what_positions_said_when_they_left_is_what_their_states_say(rule, batch):
+    model = shared(gates=True)
+
+    left, _ = climb_of(model, batch, OneShot(exit_rule=rule, threshold=RULES[rule]))
+
+    with torch.no_grad():
+        scored, states = left.scored(model), model.score(left.states)
+    there = mask_of(torch.tensor([places for _, places in batch]))
+    assert torch.allclose(scored[there], states[there], atol=1e-9)
+
+
+@pytest.mark.parametrize(("rule", "again"), [("entropy", 0), ("gate", 2 * 8)])
+def test_a_position_that_left_by_its_scores_is_not_scored_again(rule, again):
+    model = fresh(gates=True)
+    decoding = OneShot(exit_rule=rule, threshold=0.0, exits=(2,))
+    left, _ = climb_of(model, [(5, 8), (2, 8)], decoding)
+    rows = []
+    model.lm_head.register_forward_hook(lambda _, given, __: rows.append(given[0][..., 0].numel()))
+
+    with torch.no_grad():
+        left.scored(model)
+
+    assert sum(rows) == again

@@ -2,7 +2,8 @@
 
 In:  states below the first layer, and a rule. Out: every position's last states, and its exit.
 Law: a rule that never says yes gives the states of all layers; a layer is run for live positions
-     only, and not at all once none is left; a row does not depend on its batch mates
+     only, and not at all once none is left; a position that left by its scores is not scored
+     again; a row does not depend on its batch mates
      (tests/models/elmer/test_leaving.py).
 Not here: the measures (offramp.logits.rules, offramp.blocks.gates), reading texts (.reading).
 Source: Li et al. 2022, "ELMER", arXiv:2210.13304, section 3.3 (hard exit, states copied upward).
@@ -13,7 +14,7 @@ cross-attention and their feed-forward part.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -40,6 +41,10 @@ def add_gates_(model: Any) -> None:
         model.config.gates = True
 
 
+Said: TypeAlias = tuple[tuple[Tensor, Tensor], Tensor]
+"""Rows and places, and the scores of these, [some, V]."""
+
+
 @dataclass(frozen=True)
 class Left:
     """Where everybody left.
@@ -48,11 +53,28 @@ class Left:
         states: The last of each position, [B, N, D].
         exits: The exit it left at, [B, N].
         layers: Positions that each layer was run for, [L].
+        said: What positions said when they left, where the rule had them scored.
     """
 
     states: Float[Tensor, "batch canvas width"]
     exits: Int[Tensor, "batch canvas"]
     layers: Int[Tensor, " layers"]
+    said: tuple[Said, ...] = ()
+
+    def scored(self, model: Any) -> Float[Tensor, "batch canvas vocab"]:
+        """Give what all positions say, each scored once; may be changed in place."""
+        if not self.said:
+            return model.score(self.states)  # type: ignore[no-any-return]
+        known = torch.zeros_like(self.exits, dtype=torch.bool)
+        _, first = self.said[0]
+        if len(first) == known.numel():  # all left at once
+            return first.view(*known.shape, -1)
+        logits = first.new_empty(*known.shape, first.shape[-1])
+        for at, some in self.said:
+            logits[at], known[at] = some, True
+        rest = (~known).nonzero(as_tuple=True)
+        logits[rest] = model.score(self.states[rest])
+        return logits
 
 
 def climb(model: Any, canvas: Int[Tensor, "batch canvas"], sight: Sight, settings: OneShot) -> Left:
@@ -99,11 +121,15 @@ def _climb_live(model: Any, everything: Tensor, sight: Sight, judge: "Judge") ->
             stay = (at[0][~gone], at[1][~gone])
             joined = judge.hand_over(number, new[real][~gone])
             everything = everything.index_put(stay, joined)
-    return Left(everything, exits, layers.to(live.device))
+    return Left(everything, exits, layers.to(live.device), tuple(judge.said))
 
 
 class Judge:
-    """Says which positions may leave."""
+    """Says which positions may leave.
+
+    Attributes:
+        said: What those who left had to say for it.
+    """
 
     def __init__(self, model: Any, settings: OneShot, canvas: Tensor) -> None:
         self._model, self._settings = model, settings
@@ -119,6 +145,7 @@ class Judge:
         self._asked = {exit for exit in asked if exit >= settings.min_exit}
         self._best = torch.full_like(canvas, -1)
         self._agreed = torch.zeros_like(canvas)
+        self.said: list[Said] = []
 
     def sure(
         self,
@@ -137,11 +164,12 @@ class Judge:
         """
         rule, threshold = self._settings.exit_rule, self._settings.threshold or 0.0
         if rule == "patience":
-            best = self._model.score(new).argmax(-1)
+            logits = self._model.score(new)
+            best = logits.argmax(-1)
             self._agreed[at] = torch.where(best == self._best[at], self._agreed[at] + 1, 1)
             self._best[at] = best
-            confidence = self._agreed[at] >= threshold
-            return confidence if exit in self._asked else torch.zeros_like(confidence)
+            gone = (self._agreed[at] >= threshold) & (exit in self._asked)
+            return self._heard(logits, gone, at)
         if exit not in self._asked:
             return torch.zeros(len(new), dtype=torch.bool, device=new.device)
         if rule == "gate":
@@ -153,7 +181,16 @@ class Judge:
         if rule == "saturation":
             return saturation(new, before) > threshold
         assert rule is not None
-        return BY_SCORES[rule](self._model.score(new)) > threshold
+        logits = self._model.score(new)
+        return self._heard(logits, BY_SCORES[rule](logits) > threshold, at)
+
+    def _heard(self, logits: Tensor, gone: Tensor, at: tuple[Tensor, Tensor]) -> Tensor:
+        """Keep what those say who leave: the head need not be asked again."""
+        if bool(gone.all()):
+            self.said.append((at, logits))
+        elif bool(gone.any()):
+            self.said.append(((at[0][gone], at[1][gone]), logits[gone]))
+        return gone
 
     def hand_over(
         self, exit: int, states: Float[Tensor, "*rows width"]

@@ -95,12 +95,15 @@ class ElmerForConditionalGeneration(ReadsBart, BartPreTrainedModel, GenerationMi
         elif isinstance(module, ElmerForConditionalGeneration):
             init.zeros_(module.final_logits_bias)
 
-    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any) -> nn.Module:
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any
+    ) -> nn.Module:
         """Change the size of the vocabulary; the mask token stays what it is.
 
         Args:
             new_num_tokens: The new size; None changes nothing.
             *args: As in transformers.
+            **kwargs: As in transformers.
 
         Raises:
             ConfigError: The mask token would be gone.
@@ -111,7 +114,7 @@ class ElmerForConditionalGeneration(ReadsBart, BartPreTrainedModel, GenerationMi
                 f"a vocabulary of {new_num_tokens} lacks the mask token {mask}; keep at least "
                 f"{mask + 1} tokens"
             )
-        embeddings = super().resize_token_embeddings(new_num_tokens, *args)
+        embeddings = super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
         BartForConditionalGeneration._resize_final_logits_bias(self, embeddings.num_embeddings)
         return embeddings  # type: ignore[no-any-return]
 
@@ -202,7 +205,7 @@ class ElmerForConditionalGeneration(ReadsBart, BartPreTrainedModel, GenerationMi
         if self.config.length_predictor:
             self._learn_length(output, source, attention_mask, target)
         output.encoder_last_hidden_state = source
-        return output
+        return output.ordered()
 
     def _learn_length(
         self, output: ElmerOutput, source: Tensor, mask: Tensor | None, target: Target | None

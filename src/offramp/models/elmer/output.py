@@ -3,7 +3,7 @@
 In, out: plain holders of tensors, with a line on each.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -33,6 +33,10 @@ class ElmerOutput(ModelOutput):  # type: ignore[misc]
     decoder_hidden_states: tuple[Tensor, ...] | None = None
     encoder_last_hidden_state: Float[Tensor, "batch source width"] | None = None
     canvas_lengths: Int[Tensor, " batch"] | None = None
+
+    def ordered(self) -> "ElmerOutput":
+        """Give the same in the order above, which is that of a tuple made of it."""
+        return ElmerOutput(**{field.name: getattr(self, field.name) for field in fields(self)})
 
 
 @dataclass

@@ -91,7 +91,7 @@ class Draft:
 
 
 def _drafted(model: Any, left: Left, settings: OneShot, generator: torch.Generator | None) -> Draft:
-    logits = forbid_(model.score(left.states), model.config)
+    logits = forbid_(left.scored(model), model.config)
     return Draft(logits, tempered(logits, settings, generator), left.exits, left.layers)
 
 
