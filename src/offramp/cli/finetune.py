@@ -4,7 +4,7 @@ Only this module and what it imports first is read for ``--help``; torch and tra
 offramp.cli.finetuning.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,9 +13,10 @@ from typing import Annotated, Any
 from offramp.cli import options
 from offramp.cli.flags import with_settings
 from offramp.cli.generate import logs_disabled
-from offramp.cli.lessons import STEPS, option
+from offramp.cli.lessons import GATES, STEPS, option
 from offramp.cli.material import Device
 from offramp.cli.options import MACHINE, RESULTS
+from offramp.cli.settings import flag
 from offramp.errors import ConfigError
 from offramp.training.finetuning_settings import FinetuneSettings
 
@@ -30,6 +31,9 @@ PANELS = {
     **dict.fromkeys(("precision",), MACHINE),
     **dict.fromkeys(("log_steps", "keep"), RESULTS),
 }
+GATE_PRECISION = 0.95
+OF_GATES = ("batch_size", "max_source", "seed")
+"""Settings of a fine-tuning that gates use, too."""
 
 
 class Scores(StrEnum):
@@ -54,6 +58,9 @@ class Finetuning:
     target_column: str
     from_scratch: bool
     metrics: tuple[str, ...]
+    gates: bool
+    gates_only: bool
+    gate_precision: float | None
     output: Path
     settings: FinetuneSettings
     device: str
@@ -72,6 +79,34 @@ class Finetuning:
                 f"--metric {self.settings.metric} needs --metrics, the groups that are measured; "
                 "try --metrics rouge"
             )
+        self._check_gates()
+
+    @property
+    def wants_gates(self) -> bool:
+        """Whether gates are trained."""
+        return self.gates or self.gates_only
+
+    def _check_gates(self) -> None:
+        precision = self.gate_precision
+        if precision is not None and not self.wants_gates:
+            raise ConfigError(f"--gate-precision {precision} belongs to --gates; add it")
+        if precision is not None and not 0 < precision <= 1:
+            raise ConfigError(
+                f"--gate-precision must be above 0 and at most 1, got {precision}; try "
+                f"{GATE_PRECISION}"
+            )
+        if self.gates_only:
+            changed = [
+                each.name
+                for each in fields(self.settings)
+                if each.name not in OF_GATES and getattr(self.settings, each.name) != each.default
+            ]
+            changed += [name for name in ("metrics", "from_scratch") if getattr(self, name)]
+            if changed:
+                raise ConfigError(
+                    f"{', '.join(map(flag, changed))} would change nothing with --gates-only; "
+                    "leave one of them out"
+                )
 
 
 @with_settings(FinetuneSettings, panels=PANELS, panel=STEPS)
@@ -121,13 +156,41 @@ def finetune(  # noqa: PLR0913 - one parameter for each option
         list[Scores] | None,
         option("What is measured of the texts that are written meanwhile.", EVALUATION),
     ] = None,
+    gates: Annotated[
+        bool,
+        option(
+            "Afterwards, give each exit of an ELMER model but the last a gate, which says where a "
+            "token may leave (--early-exit gate). An exit is of use only if it has learned to "
+            'answer: "exit_loss": "all" in the model\'s config.json.',
+            GATES,
+            name="--gates",
+        ),
+    ] = False,
+    gates_only: Annotated[
+        bool,
+        option(
+            "Train gates alone, on a model that is fine-tuned already.",
+            GATES,
+            name="--gates-only",
+        ),
+    ] = False,
+    gate_precision: Annotated[
+        float | None,
+        option(
+            "Of the held-out tokens at which a gate says leave, this share shall agree with the "
+            "last layer; above 0, at most 1.",
+            GATES,
+            metavar="SHARE",
+            default=str(GATE_PRECISION),
+        ),
+    ] = None,
     settings: Any = None,
     device: Device = "auto",
     json: Annotated[
         bool,
         option(
             "One JSON object instead of a line: output, pairs, steps, metric, best, checkpoint, "
-            "evaluations.",
+            "evaluations, gates (exit, agreement, threshold, precision, recall, positions).",
             RESULTS,
             name="--json",
         ),
@@ -150,6 +213,9 @@ def finetune(  # noqa: PLR0913 - one parameter for each option
         target_column=target_column,
         from_scratch=from_scratch,
         metrics=tuple(each.value for each in metrics or ()),
+        gates=gates,
+        gates_only=gates_only,
+        gate_precision=gate_precision,
         output=output,
         settings=settings,
         device=device,

@@ -6,7 +6,7 @@ Law: what can be refused is refused before the first step; a run that is stopped
 Not here: training (offramp.training.finetuning), scores (offramp.evaluation.text_metrics).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from typing import Any
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from offramp.cli.finetune import Finetuning
+from offramp.cli.finetuning_gates import check_gates, give_gates, show_gates
+from offramp.cli.loading import device_of
 from offramp.cli.output import Interrupted
 from offramp.cli.quiet import data_bars_on_terminals_only, memory_named, quiet
 from offramp.cli.seq2seq_loading import find_source
@@ -22,7 +24,7 @@ from offramp.errors import CheckpointError, ConfigError, InputError, first_line
 from offramp.evaluation.seq2seq import WriteSettings
 from offramp.evaluation.text_metrics import TextSettings, measure_texts
 from offramp.training.checkpoints import last_checkpoint
-from offramp.training.finetuning import Metrics, Pair, finetune, pairs_of
+from offramp.training.finetuning import Metrics, Pair, PairTrainer, finetune, pairs_of
 from offramp.training.formats import Rows
 from offramp.training.sources import open_source
 from offramp.training.trainer import writable
@@ -39,24 +41,54 @@ def run(asked: Finetuning) -> None:
     with quiet(verbose=asked.verbose), memory, data_bars_on_terminals_only():
         training, held_out = _pairs(asked)
         model, tokenizer = _loaded(asked)
+        check_gates(asked, model)
         try:
-            trainer = finetune(
-                model,
-                tokenizer,
-                pairs=training,
-                held_out=held_out,
-                output=asked.output,
-                settings=asked.settings,
-                metrics=_metrics(asked.metrics),
-                use_cpu=asked.device == "cpu",
-            )
+            trainer = None
+            if asked.gates_only:
+                model.to(device_of(asked.device))
+            else:
+                trainer = _tuned(asked, model, tokenizer, pairs=training, held_out=held_out)
+            if trainer is not None and not trainer.is_world_process_zero():
+                return
+            gates = give_gates(asked, model, tokenizer, pairs=training, held_out=held_out)
+            _save(asked, model, tokenizer)
         except KeyboardInterrupt:
             raise Interrupted(_told(asked.output)) from None
-        if trainer.is_world_process_zero():
-            with writable(asked.output):
-                trainer.save_weights(str(asked.output))
-                tokenizer.save_pretrained(asked.output)
-            _show(asked, trainer, len(training))
+        _show(asked, _result(asked, trainer, pairs=len(training), gates=gates))
+
+
+def _tuned(
+    asked: Finetuning,
+    model: Any,
+    tokenizer: Any,
+    *,
+    pairs: Sequence[Pair],
+    held_out: Sequence[Pair],
+) -> PairTrainer:
+    """Fine-tune, and leave the best weights in the model.
+
+    Raises:
+        ConfigError: It ended before its first evaluation.
+    """
+    trainer = finetune(
+        model,
+        tokenizer,
+        pairs=pairs,
+        held_out=held_out,
+        output=asked.output,
+        settings=asked.settings,
+        metrics=_metrics(asked.metrics),
+        use_cpu=asked.device == "cpu",
+    )
+    if trainer.state.best_metric is None:
+        raise ConfigError("the training ended before its first evaluation; lower --eval-steps")
+    return trainer
+
+
+def _save(asked: Finetuning, model: Any, tokenizer: Any) -> None:
+    with writable(asked.output):
+        model.save_pretrained(asked.output)
+        tokenizer.save_pretrained(asked.output)
 
 
 def _metrics(groups: Sequence[str]) -> Metrics | None:
@@ -133,28 +165,42 @@ def _told(output: Path) -> str:
     return f"interrupted: the same command goes on from {last or 'the start'}"
 
 
-def _show(asked: Finetuning, trainer: Any, pairs: int) -> None:
-    metric, best = asked.settings.metric.lstrip("-"), trainer.state.best_metric
-    if best is None:
-        raise ConfigError("the training ended before its first evaluation; lower --eval-steps")
-    result = {
+def _result(
+    asked: Finetuning,
+    trainer: PairTrainer | None,
+    *,
+    pairs: int,
+    gates: list[dict[str, Any]] | None,
+) -> dict[str, Any]:
+    state = None if trainer is None else trainer.state
+    history = state.log_history if state else ()
+    return {
         "output": str(asked.output),
         "pairs": pairs,
-        "steps": trainer.state.global_step,
-        "metric": metric,
-        "best": best,
-        "checkpoint": trainer.state.best_model_checkpoint,
+        "steps": state.global_step if state else 0,
+        "metric": asked.settings.metric.lstrip("-") if state else None,
+        "best": state.best_metric if state else None,
+        "checkpoint": state.best_model_checkpoint if state else None,
         "evaluations": [
             {name.removeprefix("eval_"): value for name, value in each.items()}
-            for each in trainer.state.log_history
+            for each in history
             if any(name.startswith("eval_") for name in each)
         ],
+        "gates": gates,
     }
+
+
+def _show(asked: Finetuning, result: Mapping[str, Any]) -> None:
     if asked.json:
         show_json(result)
         return
-    show_text(
-        f"{asked.output}: {pairs} pairs, {result['steps']} steps, best {metric} {best:.4g} at "
+    reached = (
+        ""
+        if result["best"] is None
+        else f", {result['steps']} steps, best {result['metric']} {result['best']:.4g} at "
         f"{Path(str(result['checkpoint'])).name}"
     )
+    show_text(f"{asked.output}: {result['pairs']} pairs{reached}")
+    if result["gates"] is not None:
+        show_gates(result["gates"], output=str(asked.output))
     remark(f"write with it: offramp generate --model {asked.output} 'a source'")
