@@ -143,22 +143,22 @@ def test_the_same_command_again_shows_what_was_reached_and_another_is_refused(
     assert any(not torch.equal(each, before[name]) for name, each in weights_of(output).items())
 
 
-def test_a_stopped_run_goes_on_from_its_checkpoint(pretrain, tmp_path, monkeypatch):
-    class StoppedError(Exception):
-        pass
-
+def test_ctrl_c_is_one_line_and_the_same_command_goes_on(pretrain, output, tmp_path, monkeypatch):
     def stop(self, args, state, control, **_):
         if state.global_step == 3:
-            raise StoppedError
+            raise KeyboardInterrupt
 
     found(pretrain("--json", to=tmp_path / "whole"))
     with monkeypatch.context() as during:
         during.setattr("offramp.cli.steps.Steps.on_step_begin", stop)
-        with pytest.raises(StoppedError):
-            pretrain("--json")
+        stopped = pretrain("--json")
+
+    assert (stopped.code, stopped.out) == (130, "")
+    told = f"interrupted: the same command goes on from {output / 'checkpoint-2'}"
+    assert stopped.err.splitlines()[-1] == told
     assert "goes on from step 2 of 4" in pretrain("--json").err
-    assert same_weights(tmp_path / "whole", tmp_path / "out")
-    assert curve(tmp_path / "whole") == curve(tmp_path / "out")
+    assert same_weights(tmp_path / "whole", output)
+    assert curve(tmp_path / "whole") == curve(output)
 
 
 def test_a_killed_run_goes_on_by_the_same_command(pretrain, bare, text, output, tmp_path):
