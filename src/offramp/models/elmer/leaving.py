@@ -41,6 +41,9 @@ def add_gates_(model: Any) -> None:
         model.config.gates = True
 
 
+AT_ONCE = 16
+"""Rows of scores that are measured at a time: few enough to stay in a processor's cache."""
+
 Said: TypeAlias = tuple[tuple[Tensor, Tensor], Tensor]
 """Rows and places, and the scores of these, [some, V]."""
 
@@ -182,7 +185,8 @@ class Judge:
             return saturation(new, before) > threshold
         assert rule is not None
         logits = self._model.score(new)
-        return self._heard(logits, BY_SCORES[rule](logits) > threshold, at)
+        confidence = torch.cat([BY_SCORES[rule](some) for some in logits.split(AT_ONCE)])
+        return self._heard(logits, confidence > threshold, at)
 
     def _heard(self, logits: Tensor, gone: Tensor, at: tuple[Tensor, Tensor]) -> Tensor:
         """Keep what those say who leave: the head need not be asked again."""
