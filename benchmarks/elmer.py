@@ -9,7 +9,9 @@ tokens out, float32 unless a way says int8, everything interleaved in one proces
     bart-int8       bart, its linear layers quantised dynamically by PyTorch
     elmer           one pass, all layers, a canvas of 64, plain head
     elmer-gate-K    everybody leaves at exit K, which a gate of one linear layer decides
-    elmer-entropy-K the same, decided by the entropy of the exit's scores: the whole head once more
+    elmer-entropy-K the same, decided by the entropy of its scores, which then are the text's
+    elmer-gate-never, elmer-entropy-never
+                    every exit is asked and nobody leaves: what asking costs
     elmer-soft      each layer hands its best tokens to the next, as the released code did
     elmer-ctc       CTC head, a canvas of twice the text (128)
     elmer-dag       directed acyclic decoder, lookahead, a canvas of four times the text (256)

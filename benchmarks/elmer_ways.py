@@ -13,7 +13,7 @@ everybody, and the lengths of CTC's and DAG's texts, which come as they come, ar
 import copy
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -133,9 +133,10 @@ class Ways:
             "bart-int8": lambda: self._steps(int8(self.bart), depth, weight_bytes=1),
             PLAIN: lambda: self._pass(self.variant()),
         }
-        for exit in range(1, depth):
-            for rule in ("gate", "entropy"):
+        for rule in ("gate", "entropy"):
+            for exit in range(1, depth):
                 found[f"elmer-{rule}-{exit}"] = lambda rule=rule, exit=exit: self._left(rule, exit)
+            found[f"elmer-{rule}-never"] = lambda rule=rule: self._left(rule, None)
         return found | {
             "elmer-soft": lambda: self._pass(
                 self.variant(soft_exit=True), scored=depth, joined=depth - 1
@@ -193,19 +194,23 @@ class Ways:
             whole=longer == 1,
         )
 
-    def _left(self, rule: str, exit: int) -> Way:
-        """Write in one pass that everybody leaves at one exit."""
-        model, canvas = self.variant(), self.sizes.tokens
-        settings = OneShot(exit_rule=rule, threshold=0.0, exits=(exit,), canvas_length=canvas)
-        scored = 2 if rule == "entropy" else 1
+    def _left(self, rule: str, exit: int | None) -> Way:
+        """Write in one pass that everybody leaves at one exit; at None all are asked in vain."""
+        model, canvas, depth = self.variant(), self.sizes.tokens, self.sizes.decoder_layers
+        settings = OneShot(exit_rule=rule, threshold=1.0, canvas_length=canvas)
+        if exit is not None:
+            settings = replace(settings, threshold=0.0, exits=(exit,))
+        layers = exit or depth
+        # scores that an exit was left by are the text's
+        scored = depth if rule == "entropy" and exit is None else 1
         return Way(
             model=model,
             run=lambda **inputs: model.generate(**inputs, decoding=settings),
             work=lambda batch: one_pass(
-                self.sizes, batch, layers=exit, canvas=canvas, scored=scored
+                self.sizes, batch, layers=layers, canvas=canvas, scored=scored
             ),
             encoder_work=lambda batch: encoding(self.sizes, batch),
-            layers=exit,
+            layers=layers,
             decoding=settings,
         )
 

@@ -154,7 +154,8 @@ def elmer(tmp_path_factory):
 def test_one_pass_is_timed_beside_bart_in_every_round(elmer):
     result, printed = elmer
     expected = {"bart", "bart-6-1", "bart-int8", "elmer", "elmer-soft", "elmer-ctc", "elmer-dag"}
-    expected |= {"elmer-int8", "elmer-gate-1", "elmer-gate-2", "elmer-entropy-1", "elmer-entropy-2"}
+    expected |= {"elmer-int8"}
+    expected |= {f"elmer-{rule}-{at}" for rule in ("gate", "entropy") for at in (1, 2, "never")}
 
     assert [each["batch"] for each in result["results"]] == [1, 2]
     for each in result["results"]:
@@ -196,7 +197,9 @@ def test_counts_follow_from_the_sizes(elmer):
     assert read["bart"] == cross + SMALL["tokens"] * step
     assert read["elmer"] == cross + step
     assert read["elmer-gate-1"] == cross / 3 + layer + head
-    assert read["elmer-entropy-1"] == cross / 3 + layer + 2 * head
+    assert read["elmer-entropy-1"] == cross / 3 + layer + head
+    assert read["elmer-gate-never"] == cross + step
+    assert read["elmer-entropy-never"] == cross + step + 2 * head
     assert read["elmer-soft"] == cross + step + 2 * head + 2 * 2 * width**2
     assert 4 * ways["elmer-int8"]["decoder"]["weight_megabytes"] == pytest.approx(
         ways["elmer"]["decoder"]["weight_megabytes"], abs=1e-5
