@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from offramp.training.finetuning import finetune
     from offramp.training.finetuning_settings import FinetuneSettings
     from offramp.training.gates import train_gates
+    from offramp.training.pretraining import pretrain
+    from offramp.training.pretraining_settings import PretrainSettings
     from offramp.training.self_text import SelfText, write_self_text
     from offramp.training.settings import TrainSettings
 
@@ -61,6 +63,7 @@ __all__ = [
     "MultiExitModel",
     "OfframpError",
     "OneShot",
+    "PretrainSettings",
     "SelfSpeculation",
     "SelfText",
     "TrainSettings",
@@ -75,6 +78,7 @@ __all__ = [
     "load_default",
     "load_elmer",
     "load_rows",
+    "pretrain",
     "save_exits",
     "save_published",
     "train_exits",
@@ -100,6 +104,7 @@ _HOMES = {
     "MultiExitConfiguration": "offramp.models.configuration",
     "MultiExitModel": "offramp.models.multiexit",
     "OneShot": "offramp.decoding.oneshot",
+    "PretrainSettings": "offramp.training.pretraining_settings",
     "SelfSpeculation": "offramp.decoding.speculation",
     "SelfText": "offramp.training.self_text",
     "TrainSettings": "offramp.training.settings",
@@ -113,6 +118,7 @@ _HOMES = {
     "load_default": "offramp.models.embedded",
     "load_elmer": "offramp.models.shipped",
     "load_rows": "offramp.training.data",
+    "pretrain": "offramp.training.pretraining",
     "save_exits": "offramp.models.storage",
     "save_published": "offramp.models.storage",
     "train_exits": "offramp.training.exits",
