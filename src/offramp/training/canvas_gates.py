@@ -9,11 +9,10 @@ Not here: fitting, balance, calibration and threshold, which are those of models
 Source: Schuster et al. 2022, "CALM", arXiv:2207.07061, section 3.4; Li et al. 2022, "ELMER",
      arXiv:2210.13304, section 3.3 (hard exit).
 
-Canvases are those that ``generate`` makes of the sources, and all their places are fitted on, since
-a gate is asked at all of them. What counts in threshold and report are the held-out places that
-reach a text: for ``plain`` up to the first end token, for ``dag`` those on the path, for ``ctc``
-all, blanks included, since a blank in the wrong place joins or parts tokens. Counting all places
-would buy precision with places behind the end or off the path, which are many and easy.
+Canvases are those that ``generate`` makes of the sources. Of their places those count that reach a
+text: for ``plain`` up to the first end token, for ``dag`` those on the path, for ``ctc`` all, also
+blanks, since a blank in the wrong place joins or parts tokens. Counting all places would buy
+precision with places behind the end or off the path, which are many, easy and never read.
 
 For ``dag`` a place agrees if its best token and the step that it would take (the default reading's)
 are both the last layer's: a place that leaves keeps the state that both are read off.
@@ -113,8 +112,8 @@ def train_canvas_gates(
     was = model.training
     model.eval()
     try:
-        fitted = looker.look(pairs, counted_only=False, advance=advance)
-        measured = looker.look(held_out, counted_only=True, advance=advance)
+        fitted = looker.look(pairs, "to train gates on", advance=advance)
+        measured = looker.look(held_out, "held out to find thresholds on", advance=advance)
     finally:
         model.train(was)
     add_gates_(model)
@@ -228,9 +227,9 @@ class _Looker:
         self._model, self._tokenizer, self._settings = model, tokenizer, settings
 
     def look(
-        self, pairs: Sequence[Pair], *, counted_only: bool, advance: Callable[[int], None]
+        self, pairs: Sequence[Pair], purpose: str, *, advance: Callable[[int], None]
     ) -> dict[int, Examples]:
-        """Read pairs in random order until there are enough positions.
+        """Read pairs in random order until there are enough positions that count.
 
         Raises:
             InputError: There are too few.
@@ -243,18 +242,16 @@ class _Looker:
         for start in range(0, len(order), settings.batch_size):
             chosen = order[start : start + settings.batch_size]
             looked = look(self._model, *self._inputs([pairs[row].source for row in chosen]))
-            wanted = looked.counted if counted_only else looked.there
             parts = zip(looked.states, looked.agrees, strict=True)
             for exit, (state, agree) in enumerate(parts, start=1):
-                states.setdefault(exit, []).append(state[wanted].float().cpu())
-                agrees.setdefault(exit, []).append(agree[wanted].cpu())
-            advance(int(wanted.sum()))
-            total += int(wanted.sum())
+                states.setdefault(exit, []).append(state[looked.counted].float().cpu())
+                agrees.setdefault(exit, []).append(agree[looked.counted].cpu())
+            advance(int(looked.counted.sum()))
+            total += int(looked.counted.sum())
             if total >= settings.positions:
                 break
         if total < LEAST:
-            what = "held out to find thresholds on" if counted_only else "to train gates on"
-            raise InputError(f"{total} positions {what} are too few; give at least {LEAST}")
+            raise InputError(f"{total} positions {purpose} are too few; give at least {LEAST}")
         return {
             exit: Examples(
                 states=torch.cat(states[exit])[: settings.positions],
