@@ -26,6 +26,9 @@ from offramp.logits.labels import wide
 Reading = tuple[Int[Tensor, "batch length"], Int[Tensor, " batch"], Int[Tensor, "batch length"]]
 """Tokens, padded at the right; how many each row has; the vertex of each, -1 where padded."""
 
+AT_ONCE = 32
+"""Vertices whose scores are summed at a time: few enough to stay in a processor's cache."""
+
 
 @torch.no_grad()
 def dag_greedy(
@@ -168,7 +171,8 @@ def _best_tokens(
 ) -> tuple[Float[Tensor, "batch canvas"], Int[Tensor, "batch canvas"]]:
     """Give each vertex's likeliest token and its log-probability."""
     best, tokens = logits.max(-1)
-    return wide(best) - wide(logits).logsumexp(-1), tokens
+    sums = [wide(some).logsumexp(-1) for some in logits.flatten(0, 1).split(AT_ONCE)]
+    return wide(best) - torch.cat(sums).view(best.shape), tokens
 
 
 def _follow(
