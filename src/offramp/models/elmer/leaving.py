@@ -41,7 +41,7 @@ def add_gates_(model: Any) -> None:
         model.config.gates = True
 
 
-AT_ONCE = 16
+AT_ONCE = 32
 """Rows of scores that are measured at a time: few enough to stay in a processor's cache."""
 
 Said: TypeAlias = tuple[tuple[Tensor, Tensor], Tensor]
