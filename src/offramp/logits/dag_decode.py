@@ -171,7 +171,7 @@ def _best_tokens(
 ) -> tuple[Float[Tensor, "batch canvas"], Int[Tensor, "batch canvas"]]:
     """Give each vertex's likeliest token and its log-probability."""
     best, tokens = logits.max(-1)
-    sums = [wide(some).logsumexp(-1) for some in logits.flatten(0, 1).split(AT_ONCE)]
+    sums = [wide(some).logsumexp(-1) for some in torch.split(logits.flatten(0, 1), AT_ONCE)]
     return wide(best) - torch.cat(sums).view(best.shape), tokens
 
 
