@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from models.elmer.small import BOS, EOS, MASK, PAD, config_of
 from offramp.decoding.oneshot import OneShot
-from offramp.models.elmer.reading import Reading, forbid_, joined, read, tempered, without_repeats
+from offramp.models.elmer.reading import forbid_, read, tempered, without_repeats
 
 V = 8
 TOKENS = {"vocab_size": V, "mask_token_id": V - 1, "d_model": 4, "dag_heads": 1}
@@ -227,14 +227,3 @@ def test_what_must_not_be_written_is_not_drawn():
     drawn = tempered(forbid_(logits, kind), OneShot(temperature=5.0), None).argmax(-1)[0]
 
     assert set(drawn[1:].tolist()) == {EOS, 3, 4, 5, 6}
-
-
-def test_texts_of_several_widths_are_joined():
-    one = Reading(torch.tensor([[3]]), torch.tensor([[0]]), torch.tensor([[-1.0]]))
-    two = Reading(torch.tensor([[4, 5]]), torch.tensor([[0, 2]]), torch.tensor([[-1.0, -2.0]]))
-
-    both = joined([one, two], PAD)
-
-    assert both.tokens.tolist() == [[3, PAD], [4, 5]]
-    assert both.places.tolist() == [[0, -1], [0, 2]]
-    assert both.scores.tolist() == [[-1.0, 0.0], [-1.0, -2.0]]

@@ -7,7 +7,7 @@ Law: a text ends at its first end token; a place that does not exist is not read
 Not here: alignments and paths (offramp.logits.ctc, offramp.logits.dag_decode).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -187,20 +187,3 @@ def without_repeats(
             text.append(int((place if nothing else allowed).argmax()))
         chosen.append(text)
     return torch.tensor(chosen, device=scores.device)
-
-
-def joined(readings: list[Reading], fill: int) -> Reading:
-    """Put texts of several widths side by side."""
-    width = max(each.tokens.shape[1] for each in readings)
-    wide = [
-        replace(
-            each,
-            tokens=pad(each.tokens, (0, width - each.tokens.shape[1]), value=fill),
-            places=pad(each.places, (0, width - each.places.shape[1]), value=-1),
-            scores=pad(each.scores, (0, width - each.scores.shape[1])),
-        )
-        for each in readings
-    ]
-    return Reading(
-        *(torch.cat([getattr(e, n) for e in wide]) for n in ("tokens", "places", "scores"))
-    )
