@@ -128,10 +128,14 @@ def test_ctc_merges_what_repeats_drops_blanks_and_ends_at_an_end_token():
 
 
 def test_a_path_begins_with_bos_which_is_not_written_whatever_the_first_place_says():
-    """Not even an end token there may end the text, nor be merged with the next one."""
+    """Not even an end token there may end the text, nor does the next one repeat it."""
     for first in (EOS, 3, BOS):
         texts, reading = read_tokens(
-            saying([[first, 3, 4, EOS]]), [4], config("dag"), collapse_repeats=True
+            saying([[first, 3, 4, EOS]]),
+            [4],
+            config("dag"),
+            collapse_repeats=True,
+            no_repeat_ngram=1,
         )
 
         assert texts == [[3, 4, EOS]]

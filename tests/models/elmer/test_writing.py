@@ -282,10 +282,10 @@ class Canvases:
         model.embed = note
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(("temperature", "seed"), [(0.0, 7), (1.0, 2)])
 @pytest.mark.parametrize("start", [None, BOS])
-def test_refining_masks_the_least_sure_tokens_and_keeps_the_others(temperature, start):
-    model, (ids, mask) = fresh(canvas_start_token_id=start), sources([5])
+def test_refining_masks_the_least_sure_tokens_and_keeps_the_others(temperature, seed, start):
+    model, (ids, mask) = fresh(canvas_start_token_id=start), sources([5], seed=seed)
     with torch.no_grad():
         model.final_logits_bias[:, EOS] = -20.0  # so that whole canvases are read
     canvases = Canvases(model)
@@ -311,6 +311,7 @@ def test_refining_masks_the_least_sure_tokens_and_keeps_the_others(temperature, 
     assert blank == filler
     text = first.sequences[0].tolist()
     unsure = first.scores[0].argsort()[:6].tolist()  # 9 places: 6, then 3 are masked
+    assert 0 in unsure  # where a canvas may begin with something else
     assert second == [filler[k] if k in unsure else text[k] for k in range(9)]
     hidden = [k for k in range(9) if third[k] in (MASK, start)]
     assert len(hidden) == 3
