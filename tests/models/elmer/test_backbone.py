@@ -55,3 +55,10 @@ def test_a_source_longer_than_the_model_knows_or_no_source_is_refused():
     for nothing in (torch.empty(0, 3), torch.empty(2, 0)):
         with pytest.raises(InputError, match="no sources were given"):
             model(nothing.long())
+
+
+def test_a_mask_of_another_shape_is_refused():
+    ids, mask = sources([5, 2])
+
+    with pytest.raises(InputError, match=r"shape of input_ids, \[2, 5\], got \[2, 3\]"):
+        shared()(ids, mask[:, :3])

@@ -113,6 +113,16 @@ def test_gates_can_be_put_on_a_trained_model(tmp_path):
     assert [float(gate.threshold) for gate in model.gates.values()] == [0.5] * 3
 
 
+def test_fields_given_when_loading_are_checked_as_well(tmp_path):
+    shared().save_pretrained(tmp_path)
+    load = ElmerForConditionalGeneration.from_pretrained
+
+    assert load(tmp_path, output_head="ctc", glancing=0.5).config.glancing == 0.5
+    for wrong in ({"output_head": "tree"}, {"glancing": 5.0}, {"canvas_ratio": -1.0}):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            load(tmp_path, **wrong)
+
+
 @pytest.mark.parametrize("name", [name for name in OPTIONS if name != "untied"])
 def test_gradient_checkpointing_changes_no_gradient(name):
     model = fresh(**OPTIONS[name], attention_dropout=0.1).train()

@@ -34,6 +34,11 @@ WAYS = {
         for head in ("ctc", "dag")
         for rule in ("top_gap", "patience")
     },
+    "lengths and hard": (
+        "plain",
+        {"length_predictor": True},
+        {"lengths": 2, "exit_rule": "top_probability"},
+    ),
     "soft and hard": ("plain", {"soft_exit": True}, {"exit_rule": "top_gap"}),
     "refined and hard": ("plain", {}, {"exit_rule": "top_gap", "refine_steps": 2}),
 }

@@ -29,7 +29,8 @@ def source_states(
     BART counts places from the left edge; here a source's first token is its first place.
 
     Raises:
-        InputError: There are none, or they are longer than the encoder knows.
+        InputError: There are none, they are longer than the encoder knows, or the mask is of another
+            shape.
     """
     if input_ids is None or not input_ids.numel():
         raise InputError("no sources were given: input_ids needs at least one token a row")
@@ -38,6 +39,11 @@ def source_states(
         raise InputError(f"a source has {size} tokens, this model knows {known}; shorten it")
     if mask is None:
         return encoder(input_ids=input_ids).last_hidden_state  # type: ignore[no-any-return]
+    if mask.shape != input_ids.shape:
+        raise InputError(
+            f"attention_mask must have the shape of input_ids, {list(input_ids.shape)}, got "
+            f"{list(mask.shape)}"
+        )
     order = mask.long().argsort(dim=-1, descending=True, stable=True)
     output = encoder(input_ids=input_ids.gather(1, order), attention_mask=mask.gather(1, order))
     states: Tensor = output.last_hidden_state
@@ -54,6 +60,7 @@ class ElmerModel(ReadsBart, BartModel):  # type: ignore[misc]
     config_class = ElmerConfig
 
     def __init__(self, config: ElmerConfig) -> None:
+        config.check()  # from_pretrained sets fields that it is given after the others
         BartPreTrainedModel.__init__(self, config)
         self.encoder = BartEncoder(config)
         self.decoder = ElmerDecoder(config)

@@ -93,6 +93,14 @@ class ElmerConfig(BartConfig):  # type: ignore[misc]
         self.classifier_dropout = NOT_BART
         if self.mask_token_id is None:
             self.mask_token_id = self.vocab_size - 1
+        self.check()
+
+    def check(self) -> None:
+        """Refuse values that cannot be; fields that were set later are not looked at until then.
+
+        Raises:
+            ConfigError: A value is unknown or out of range.
+        """
         self._check_choices()
         self._check_tokens()
         self._check_canvas()
