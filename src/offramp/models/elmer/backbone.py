@@ -29,7 +29,7 @@ def source_states(
     BART counts places from the left edge; here a source's first token is its first place.
 
     Raises:
-        InputError: There are none, they are longer than the encoder knows, or the mask is of another
+        InputError: There are none, they are longer than the encoder knows, or the mask has another
             shape.
     """
     if input_ids is None or not input_ids.numel():
