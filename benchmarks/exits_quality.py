@@ -21,11 +21,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from offramp import attach_exits, load_default
+from offramp.logits.labels import NO_LABEL
 from offramp.training.closed_form import fit_closed_form
 from offramp.training.data import Collator, DataSettings, load_rows
 from offramp.training.exits import shifted, train_exits
 from offramp.training.objectives import Objective
-from offramp.training.positions import NO_LABEL
 from offramp.training.settings import TrainSettings
 from offramp.training.student import Lesson, Student
 

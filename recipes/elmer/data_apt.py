@@ -5,6 +5,7 @@ Law: everything comes from one suite, main only, whatever this machine is set to
 Not here: what the texts are used for (data_synopsis, data_prose).
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from data_files import DataError, run, say
 
 SUITE = "bookworm"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-SOURCES = f"deb [arch=amd64 signed-by={KEYRING}] http://deb.debian.org/debian {SUITE} main\n"
 
 
 def options(cache: Path) -> list[str]:
@@ -34,6 +34,26 @@ def options(cache: Path) -> list[str]:
     return [part for name, value in settings.items() for part in ("-o", f"{name}={value}")]
 
 
+def mirror() -> str:
+    """Give the address of the archive, from DEBIAN_MIRROR or from this machine's own sources.
+
+    Raises:
+        DataError: there is no apt, or it is set to install from another suite.
+    """
+    if given := os.environ.get("DEBIAN_MIRROR"):
+        return given
+    form = "$(REPO_URI) $(RELEASE) $(COMPONENT)"
+    targets = run(["apt-get", "indextargets", "--format", form], needs="finding a Debian archive")
+    for line in targets.splitlines():
+        address, _, part = line.partition(" ")
+        if part == f"{SUITE} main":
+            return address
+    raise DataError(
+        f"this machine's apt has no source of Debian {SUITE} main; set DEBIAN_MIRROR to the "
+        "address of an archive"
+    )
+
+
 def update(cache: Path) -> None:
     """Fetch the lists of packages, once.
 
@@ -46,7 +66,8 @@ def update(cache: Path) -> None:
     for folder in ("state/lists/partial", "cache/archives/partial", "parts"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     (root / "status").touch()
-    (root / "sources.list").write_text(SOURCES, encoding="utf-8")
+    source = f"deb [arch=amd64 signed-by={KEYRING}] {mirror()} {SUITE} main\n"
+    (root / "sources.list").write_text(source, encoding="utf-8")
     say(f"fetching the package lists of Debian {SUITE}")
     strict = ["-o", "APT::Update::Error-Mode=any"]
     run(["apt-get", *options(cache), *strict, "update"], needs="fetching Debian's package lists")

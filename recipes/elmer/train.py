@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, BartConfig, BartForConditionalGeneration
 
-from offramp.evaluation.text_metrics import TextSettings, measure_texts
+from offramp.evaluation.text_metrics import measures
 from offramp.models.elmer import ElmerConfig, ElmerForConditionalGeneration
 from offramp.training.finetuning import FinetuneSettings, Pair, finetune, pairs_of
 from offramp.training.sources import open_source
@@ -121,17 +121,6 @@ def pairs_in(path: Path, limit: int | None = None) -> list[Pair]:
     return pairs_of(open_source(str(path), split="train", streaming=False).rows("text"))[:limit]
 
 
-def measure_with(groups: tuple[str, ...]) -> Any:
-    """Make the function that measures texts during the training."""
-
-    def measure(texts: Any, references: Any) -> dict[str, float]:
-        settings = TextSettings(metrics=groups, samples=0)
-        found = measure_texts(texts, references, settings)
-        return {each.name: each.value for each in found.scores()}
-
-    return measure
-
-
 def main() -> None:
     """Train."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -184,7 +173,7 @@ def main() -> None:
         held_out=pairs_in(folder / "dev.jsonl", 2000),
         output=asked.out,
         settings=settings,
-        metrics=measure_with(task["metrics"]),
+        metrics=measures(task["metrics"]),
         disable_tqdm=True,
     )
     trainer.model.save_pretrained(asked.out / "best")

@@ -321,6 +321,7 @@ def test_prose_before_the_tasks_says_what_to_make_first(tmp_path):
 
 def test_package_lists_are_fetched_once_and_with_an_own_state(tmp_path, monkeypatch):
     ran = []
+    monkeypatch.setenv("DEBIAN_MIRROR", "http://archive.test/debian")
     monkeypatch.setattr(data_apt, "run", lambda command, **_: ran.append(command))
 
     data_apt.update(tmp_path)
@@ -332,7 +333,19 @@ def test_package_lists_are_fetched_once_and_with_an_own_state(tmp_path, monkeypa
     assert all(str(tmp_path) in part for part in own)
 
 
+def test_the_archive_is_the_one_this_machine_installs_from(monkeypatch):
+    targets = "http://a.test/ bookworm-updates main\nhttp://b.test/ bookworm main\n"
+    monkeypatch.delenv("DEBIAN_MIRROR", raising=False)
+    monkeypatch.setattr(data_apt, "run", lambda *_, **__: targets)
+    assert data_apt.mirror() == "http://b.test/"
+
+    monkeypatch.setattr(data_apt, "run", lambda *_, **__: "http://c.test/ trixie main\n")
+    with pytest.raises(data_files.DataError, match="no source of Debian bookworm main"):
+        data_apt.mirror()
+
+
 def test_a_package_list_that_is_missing_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEBIAN_MIRROR", "http://archive.test/debian")
     monkeypatch.setattr(data_apt, "run", lambda *_, **__: "")
 
     with pytest.raises(data_files.DataError, match="expected one package list"):

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from offramp.errors import ConfigError, InputError
+from offramp.logits.labels import NO_LABEL
 from offramp.training.data import Collator, DataSettings, load_rows
 from offramp.training.packing import Columns, tokens_of
-from offramp.training.positions import NO_LABEL
 
 END = 2
 CHAT = (

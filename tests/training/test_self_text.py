@@ -8,8 +8,8 @@ import torch
 
 import tiny
 from offramp.errors import ConfigError, InputError
+from offramp.logits.labels import NO_LABEL
 from offramp.training.data import DataSettings, load_rows
-from offramp.training.positions import NO_LABEL
 from offramp.training.self_text import SelfText, write_self_text
 
 SHORT = SelfText(tokens=80, batch_size=4, max_new_tokens=10)

@@ -22,9 +22,9 @@ from offramp.cli.seq2seq_loading import find_source
 from offramp.cli.show import remark, show_json, show_text
 from offramp.errors import CheckpointError, ConfigError, InputError, first_line
 from offramp.evaluation.seq2seq import WriteSettings
-from offramp.evaluation.text_metrics import TextSettings, measure_texts
+from offramp.evaluation.text_metrics import measures
 from offramp.training.checkpoints import last_checkpoint
-from offramp.training.finetuning import Metrics, Pair, PairTrainer, finetune, pairs_of
+from offramp.training.finetuning import Pair, PairTrainer, finetune, pairs_of
 from offramp.training.formats import Rows
 from offramp.training.sources import open_source
 from offramp.training.trainer import writable
@@ -77,7 +77,7 @@ def _tuned(
         held_out=held_out,
         output=asked.output,
         settings=asked.settings,
-        metrics=_metrics(asked.metrics),
+        metrics=measures(asked.metrics) if asked.metrics else None,
         use_cpu=asked.device == "cpu",
     )
     if trainer.state.best_metric is None:
@@ -89,18 +89,6 @@ def _save(asked: Finetuning, model: Any, tokenizer: Any) -> None:
     with writable(asked.output):
         model.save_pretrained(asked.output)
         tokenizer.save_pretrained(asked.output)
-
-
-def _metrics(groups: Sequence[str]) -> Metrics | None:
-    if not groups:
-        return None
-    settings = TextSettings(metrics=tuple(groups), samples=0)
-
-    def measure(texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-        found = measure_texts(texts, references, settings).scores()
-        return {each.name: each.value for each in found}
-
-    return measure
 
 
 def _pairs(asked: Finetuning) -> tuple[list[Pair], list[Pair]]:

@@ -21,8 +21,8 @@ from offramp.cli.loading import Loaded
 from offramp.cli.quiet import data_bars_on_terminals_only
 from offramp.cli.training import SELF, Texts
 from offramp.errors import InputError
+from offramp.logits.labels import NO_LABEL
 from offramp.training.data import Collator, DataSettings, load_rows
-from offramp.training.positions import NO_LABEL
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from offramp.errors import ConfigError
 from offramp.evaluation.candidates import speculations
 from offramp.evaluation.latency import Stopwatch, Timing, compare, fastest, halve
 from offramp.evaluation.promises import Promise
-from offramp.training.positions import NO_LABEL
+from offramp.logits.labels import NO_LABEL
 from offramp.training.self_text import opened
 
 MOST_PROMPTS, WORDS = 8, 32

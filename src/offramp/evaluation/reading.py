@@ -19,8 +19,9 @@ from offramp.blocks.anatomy import Anatomy
 from offramp.blocks.projections import Block, Direct, Projection
 from offramp.blocks.watch import Watched, watch
 from offramp.errors import ConfigError
+from offramp.logits.labels import NO_LABEL
 from offramp.models.view import View, keeper
-from offramp.training.positions import NO_LABEL, aligned
+from offramp.training.positions import aligned
 
 CHUNK = 128
 """Positions at a time: 25 MB of float32 scores for a vocabulary of 50,000, of which about six

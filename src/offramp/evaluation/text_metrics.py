@@ -11,7 +11,7 @@ references, and its edits are those to the nearest reference. Distinct-n: Li et 
 arXiv:1510.03055. Repetition of n-grams: Welleck et al. 2019, arXiv:1908.04319.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -148,6 +148,27 @@ def measure_texts(
     for group in settings.metrics:
         found.extend(_group(group, texts, references, settings))
     return Measured(measures=tuple(found), draws=settings.draws, num_rows=len(texts))
+
+
+def measures(
+    groups: Sequence[str],
+) -> Callable[[Sequence[str], Sequence[Sequence[str]]], dict[str, float]]:
+    """Make a function from texts and each one's references to scores by name, for a training.
+
+    Args:
+        groups: Of ``METRICS``.
+
+    Example:
+        >>> measures(["errors"])(["a b"], [["a b"]])["row_error_rate"]
+        0.0
+    """
+    settings = TextSettings(metrics=tuple(groups), samples=0)
+
+    def measure(texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+        found = measure_texts(texts, references, settings).scores()
+        return {each.name: each.value for each in found}
+
+    return measure
 
 
 def _group(

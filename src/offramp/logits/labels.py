@@ -12,7 +12,8 @@ from torch import Tensor
 from offramp.errors import InputError
 
 NO_LABEL = -100
-"""What fills a row of labels up at the right; the number that torch's cross entropy passes over."""
+"""The label of a place where nothing is learned or measured, as everywhere in transformers; fills a
+row of labels up at the right."""
 
 
 def label_lengths(

@@ -25,6 +25,7 @@ from offramp.models.attach import attach_exits, with_exits
 from offramp.models.calibration import FILE as CALIBRATION
 from offramp.models.calibration import hash_exits, read_calibration
 from offramp.models.checkpoint import (
+    HUB_OPTIONS,
     TABLE,
     StoredExits,
     base_of,
@@ -38,15 +39,6 @@ from offramp.models.drafting import attach_drafter
 from offramp.models.fingerprint import check_fingerprint
 from offramp.models.multiexit import check_rule
 
-HUB_OPTIONS = (
-    "cache_dir",
-    "force_download",
-    "local_files_only",
-    "proxies",
-    "revision",
-    "subfolder",
-    "token",
-)
 _LIBRARY = logging.getLogger("transformers.modeling_utils")
 _UNREADABLE = (
     OSError,

@@ -43,6 +43,16 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+HUB_OPTIONS = (
+    "cache_dir",
+    "force_download",
+    "local_files_only",
+    "proxies",
+    "revision",
+    "subfolder",
+    "token",
+)
+"""Arguments of ``from_pretrained`` that say which files of the hub are meant."""
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from offramp.errors import ConfigError, InputError, OfframpError
+from offramp.logits.labels import NO_LABEL
 from offramp.training.formats import Rows
 from offramp.training.packing import Columns, Tokens, tokens_of
-from offramp.training.positions import NO_LABEL
 from offramp.training.sources import Files, Hub, open_source
 from offramp.version import __version__
 

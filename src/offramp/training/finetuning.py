@@ -21,11 +21,11 @@ from transformers import DataCollatorForSeq2Seq, EarlyStoppingCallback, Training
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from offramp.errors import ConfigError, InputError
+from offramp.logits.labels import NO_LABEL
 from offramp.training.checkpoints import check_facts
 from offramp.training.finetuning_settings import FinetuneSettings
 from offramp.training.formats import Rows
-from offramp.training.positions import NO_LABEL
-from offramp.training.trainer import SafeTrainer
+from offramp.training.trainer import SafeTrainer, precision_of
 
 Metrics = Callable[[Sequence[str], Sequence[Sequence[str]]], Mapping[str, float]]
 """From texts and each one's references to numbers."""
@@ -246,10 +246,7 @@ def training_arguments(
         output: Folder of checkpoints and logs.
         **more: Further arguments of transformers, such as ``report_to``.
     """
-    fast = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    precision = settings.precision
-    if precision == "auto":
-        precision = "bfloat16" if fast and not more.get("use_cpu") else "float32"
+    precision = precision_of(settings.precision, on_cpu=bool(more.get("use_cpu")))
     given: dict[str, Any] = {
         "output_dir": str(output),
         "learning_rate": settings.learning_rate,

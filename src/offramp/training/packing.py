@@ -13,8 +13,8 @@ from itertools import chain, islice
 from typing import Any
 
 from offramp.errors import InputError, first_line
+from offramp.logits.labels import NO_LABEL
 from offramp.training.formats import Row, Rows
-from offramp.training.positions import NO_LABEL
 
 MESSAGES = "messages"
 TOGETHER = 32

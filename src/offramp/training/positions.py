@@ -15,9 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from offramp.errors import ConfigError
-
-NO_LABEL = -100
-"""The label of a position where nothing is learned or measured, as everywhere in transformers."""
+from offramp.logits.labels import NO_LABEL
 
 
 def aligned(batch: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:

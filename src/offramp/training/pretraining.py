@@ -16,7 +16,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.utils.data import IterableDataset
 from transformers import TrainerCallback, TrainingArguments
 
@@ -24,7 +23,7 @@ from offramp.errors import ConfigError
 from offramp.training.checkpoints import check_facts
 from offramp.training.pretraining_data import ExerciseCollator, corrupted, corruptor_for
 from offramp.training.pretraining_settings import PretrainSettings
-from offramp.training.trainer import SafeTrainer
+from offramp.training.trainer import SafeTrainer, precision_of
 
 FREE = ("batch_size", "workers", "save_steps", "log_steps", "keep")
 """Settings that change nothing that is learned."""
@@ -124,7 +123,7 @@ def training_arguments(
     if streamed and not settings.max_steps:
         raise ConfigError("a stream does not say when it ends; set max_steps")
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    precision = _precision(settings, on_cpu=bool(more.get("use_cpu")))
+    precision = precision_of(settings.precision, on_cpu=bool(more.get("use_cpu")))
     held = settings.schedule == "constant" and settings.warmup > 0
     given: dict[str, Any] = {
         "output_dir": str(output),
@@ -159,10 +158,3 @@ def training_arguments(
     if streamed:
         chosen.accelerator_config.dispatch_batches = False  # batches differ in width
     return chosen
-
-
-def _precision(settings: PretrainSettings, *, on_cpu: bool) -> str:
-    if settings.precision != "auto":
-        return settings.precision
-    fast = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bfloat16" if fast and not on_cpu else "float32"

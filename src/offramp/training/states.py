@@ -23,9 +23,10 @@ from torch.utils.data import Dataset
 from offramp.blocks.projections import Block
 from offramp.blocks.watch import Watched
 from offramp.errors import ConfigError, InputError, first_line
+from offramp.logits.labels import NO_LABEL
 from offramp.models.fingerprint import check_fingerprint, fingerprint_of
 from offramp.training.objectives import Objective
-from offramp.training.positions import NO_LABEL, position_weights
+from offramp.training.positions import position_weights
 from offramp.training.student import Kept, Student
 
 TABLE = "states.json"

@@ -22,6 +22,7 @@ from offramp.blocks.projections import Block, can_gather
 from offramp.blocks.watch import Watched, watch
 from offramp.config import ORIGINAL, ExitName
 from offramp.errors import ConfigError
+from offramp.logits.labels import NO_LABEL
 from offramp.models.view import View, keeper
 from offramp.training.candidates import Candidates
 from offramp.training.chunked import Heads, Targets, chunked_loss
@@ -32,7 +33,7 @@ from offramp.training.layer_dropout import (
     layers_dropped,
 )
 from offramp.training.objectives import Objective
-from offramp.training.positions import NO_LABEL, choose_positions, position_weights
+from offramp.training.positions import choose_positions, position_weights
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -249,3 +249,11 @@ def writable(folder: str | Path) -> Iterator[None]:
             f"cannot write {folder}: {first_line(cause)}; free some space and run the same "
             "command again"
         ) from None
+
+
+def precision_of(asked: str, *, on_cpu: bool) -> str:
+    """Give the precision of a training; ``"auto"`` is bfloat16 on a GPU that is fast at it."""
+    if asked != "auto":
+        return asked
+    fast = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if fast and not on_cpu else "float32"

@@ -12,9 +12,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from offramp.errors import InputError
+from offramp.logits.labels import NO_LABEL
 from offramp.models.elmer.configuration import ElmerConfig
-
-NO_LABEL = -100
 
 
 def source_sizes(

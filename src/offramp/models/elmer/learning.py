@@ -24,8 +24,8 @@ from torch.nn.functional import cross_entropy, pad
 from offramp.errors import InputError
 from offramp.logits.ctc import ctc_align, ctc_loss
 from offramp.logits.dag import dag_align, dag_loss
-from offramp.logits.labels import label_lengths
-from offramp.models.elmer.canvas import NO_LABEL, fitted, mask_of
+from offramp.logits.labels import NO_LABEL, label_lengths
+from offramp.models.elmer.canvas import fitted, mask_of
 
 SHOWN = 0.3
 """Share of positions that are handed the target's embedding in training, as published."""

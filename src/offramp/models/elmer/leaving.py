@@ -28,6 +28,12 @@ from offramp.logits.rules import saturation
 from offramp.models.elmer.decoder import Sight
 
 
+def gates_for(config: Any, like: Tensor | None = None) -> nn.ModuleDict:
+    """Make an undecided gate for each exit but the last."""
+    exits = range(1, config.decoder_layers)
+    return nn.ModuleDict({str(exit): Gate(config.d_model, like) for exit in exits})
+
+
 def add_gates_(model: Any) -> None:
     """Give a model a gate for each exit but the last, undecided ones, if it has none.
 
@@ -35,9 +41,7 @@ def add_gates_(model: Any) -> None:
         model: ``ElmerForConditionalGeneration``; its configuration says so from then on.
     """
     if not model.config.gates:
-        like = model.lm_head.weight
-        exits = range(1, model.model.decoder.depth)
-        model.gates = nn.ModuleDict({str(exit): Gate(like.shape[1], like) for exit in exits})
+        model.gates = gates_for(model.config, like=model.lm_head.weight)
         model.config.gates = True
 
 

@@ -25,9 +25,9 @@ from transformers.utils.generic import can_return_tuple
 from offramp.blocks.gates import Gate
 from offramp.decoding.oneshot import OneShot
 from offramp.errors import ConfigError
+from offramp.logits.labels import NO_LABEL
 from offramp.models.elmer.backbone import ElmerModel, source_states
 from offramp.models.elmer.canvas import (
-    NO_LABEL,
     blank_canvas,
     drawn_sizes,
     laid_exits,
@@ -40,6 +40,7 @@ from offramp.models.elmer.configuration import ElmerConfig
 from offramp.models.elmer.decoder import sight_of
 from offramp.models.elmer.heads import LengthHead, Steps, length_loss
 from offramp.models.elmer.learning import Target, target_for
+from offramp.models.elmer.leaving import gates_for
 from offramp.models.elmer.output import ElmerOutput, OneShotOutput
 from offramp.models.elmer.passage import Passage
 from offramp.models.elmer.published import ReadsBart
@@ -81,9 +82,7 @@ class ElmerForConditionalGeneration(ReadsBart, BartPreTrainedModel, GenerationMi
         if config.length_predictor:
             self.length_head = LengthHead(width, config.max_position_embeddings)
         if config.gates:
-            self.gates = nn.ModuleDict(
-                {str(exit): Gate(width) for exit in range(1, config.decoder_layers)}
-            )
+            self.gates = gates_for(config)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:

@@ -1,7 +1,7 @@
 """Take a canvas through all layers, once, and ask the exits.
 
 In:  a canvas, what may be seen, and in training a target. Out: states, scores, losses.
-Law: an exit's scores are computed once; without a target nothing of it is read
+Law: an exit's scores and steps are computed once; without a target nothing of it is read
      (tests/models/elmer/test_passage.py).
 Not here: leaving layers early (.writing); the losses (.learning).
 Source: Li et al. 2022, "ELMER", arXiv:2210.13304, section 3.3 (soft exit); Huang et al. 2021,
@@ -38,6 +38,7 @@ class Passage:
     def __init__(self, model: Any, sight: Sight, target: Target | None) -> None:
         self._model, self._sight, self._target = model, sight, target
         self._logits: dict[int, Tensor] = {}
+        self._transitions: dict[int, Tensor] = {}
         self._states: tuple[Tensor, ...] = ()
         self._shown: Tensor | None = None
         self._guessing = False
@@ -83,9 +84,10 @@ class Passage:
     def _steps(self, exit: int) -> Tensor | None:
         if self._model.config.output_head != "dag":
             return None
-        return self._model.steps(  # type: ignore[no-any-return]
-            self._states[exit], self._sight.canvas.sum(-1)
-        )
+        if exit not in self._transitions:
+            lengths = self._sight.canvas.sum(-1)
+            self._transitions[exit] = self._model.steps(self._states[exit], lengths)
+        return self._transitions[exit]
 
     def _unscored(self, seen: Tensor | None) -> Bool[Tensor, "batch canvas"] | None:
         """Give the places whose answer was shown, on the canvas or between layers."""
@@ -105,7 +107,7 @@ class Passage:
         logits = self._said(depth)
         answers = aligned(logits, target, self._steps(depth))
         chosen = glance(logits.argmax(-1), answers, model.config.glancing)
-        self._logits = {}
+        self._logits, self._transitions = {}, {}
         return torch.where(chosen, answers, canvas), chosen
 
     def _hand_over(self, exit: int, states: Tensor) -> Tensor:

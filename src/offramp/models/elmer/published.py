@@ -18,7 +18,7 @@ from safetensors import safe_open
 from transformers import PreTrainedConfig
 
 from offramp.errors import CheckpointError, ConfigError
-from offramp.models.checkpoint import find_file
+from offramp.models.checkpoint import HUB_OPTIONS, find_file
 from offramp.models.elmer.configuration import ElmerConfig
 
 SOFT = "concat_head.weight"
@@ -27,15 +27,6 @@ _WEIGHTS = (
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
-)
-_HUB = (
-    "cache_dir",
-    "force_download",
-    "local_files_only",
-    "proxies",
-    "revision",
-    "subfolder",
-    "token",
 )
 
 
@@ -82,7 +73,7 @@ def published_config(source: Any, options: dict[str, Any]) -> ElmerConfig | None
     Raises:
         CheckpointError: They are neither.
     """
-    hub = {name: options[name] for name in _HUB if options.get(name) is not None}
+    hub = {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
     given, _ = PreTrainedConfig.get_config_dict(source, **hub)
     kind = given.get("model_type")
     if kind == ElmerConfig.model_type:
