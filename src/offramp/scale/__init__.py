@@ -1,0 +1,1 @@
+"""Run the same work on many machines, with engines that exist."""

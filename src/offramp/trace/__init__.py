@@ -1,0 +1,1 @@
+"""See what every exit would have said: the data of a trace, and its pictures."""
