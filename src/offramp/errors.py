@@ -10,7 +10,8 @@ The command line prints that line and exits with code 2; anything else is a bug 
     ├── UnknownLayoutError(TypeError)          a model whose blocks, norm or head cannot be found
     ├── CheckpointError   (ValueError)         a file of weights is damaged, foreign or does not fit
     ├── CacheError        (RuntimeError)       a key-value cache cannot do what was asked of it
-    └── DownloadError     (ConnectionError)    the embedded default could not be fetched
+    ├── DownloadError     (ConnectionError)    the embedded default could not be fetched
+    └── Busy              (RuntimeError)       too many texts wait already; try again later
 """
 
 
@@ -44,6 +45,18 @@ class CacheError(OfframpError, RuntimeError):
 
 class DownloadError(OfframpError, ConnectionError):
     """The embedded default model could not be fetched."""
+
+
+class Busy(OfframpError, RuntimeError):  # noqa: N818 - a state, not a fault
+    """Too many texts wait already.
+
+    Attributes:
+        retry_after: Seconds after which another try is likely to succeed.
+    """
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 def first_line(error: BaseException) -> str:
