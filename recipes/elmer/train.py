@@ -1,7 +1,7 @@
 """Train one model of the comparison: autoregressive or ELMER, same data, same budget of steps.
 
 In:  the data that recipes/elmer/data.py wrote. Out: a folder with the best checkpoint, and a line
-     of JSON with its numbers on development items (never on test items: recipes/elmer/compare.py).
+     of JSON with its numbers on development items (test items are for offramp evaluate --pairs).
 
 Example:
     python recipes/elmer/train.py --data DATA --task g2p --kind ctc --out RUNS/g2p-ctc-0

@@ -131,6 +131,17 @@ def test_mistakes_are_one_line(finetune, elmer, arguments, message):
     assert ran.err.count("\n") == 1
 
 
+def test_a_hub_that_cannot_be_reached_keeps_the_result_and_losses_are_written(
+    finetune, elmer, tmp_path
+):
+    ran = finetune(elmer, "--log-to", "tensorboard", "--push-to-hub", "me/elmer", "--json")
+
+    assert ran.code == 2
+    assert ran.results[0]["output"] == str(tmp_path / "out")
+    assert ran.err.splitlines()[-1].startswith("error: cannot push")
+    assert list((tmp_path / "out").glob("runs/**/events*"))
+
+
 def test_a_decoder_only_model_is_refused(finetune, folder):
     ran = finetune(folder)
 

@@ -221,6 +221,15 @@ def test_several_sources_are_mixed_and_a_share_is_held_out(pretrain, write):
     assert result["rows"] > 8
 
 
+def test_a_hub_that_cannot_be_reached_keeps_the_result_and_losses_are_written(pretrain, output):
+    ran = pretrain("--log-to", "tensorboard", "--push-to-hub", "me/elmer", "--json")
+
+    assert ran.code == 2
+    assert ran.results[0]["output"] == str(output)
+    assert ran.err.splitlines()[-1].startswith(f"error: cannot push {output} to me/elmer")
+    assert list(output.glob("runs/**/events*"))
+
+
 def test_documents_can_be_kept_apart(pretrain, write):
     lines = "".join(json.dumps({"text": f"Line {n}."}) + "\n" for n in range(30))
 

@@ -6,7 +6,6 @@ offramp.cli.finetuning.
 
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +13,7 @@ from offramp.cli import options
 from offramp.cli.flags import with_settings
 from offramp.cli.generate import logs_disabled
 from offramp.cli.lessons import GATES, STEPS, option
-from offramp.cli.material import Device
+from offramp.cli.material import Device, Log, LogTo, PushToHub, check_installed
 from offramp.cli.options import MACHINE, RESULTS
 from offramp.cli.settings import flag
 from offramp.errors import ConfigError
@@ -64,6 +63,8 @@ class Finetuning:
     output: Path
     settings: FinetuneSettings
     device: str
+    log_to: str
+    push_to_hub: str | None
     json: bool
     verbose: bool
 
@@ -186,6 +187,8 @@ def finetune(  # noqa: PLR0913 - one parameter for each option
     ] = None,
     settings: Any = None,
     device: Device = "auto",
+    log_to: LogTo = Log.none,
+    push_to_hub: PushToHub = None,
     json: Annotated[
         bool,
         option(
@@ -219,14 +222,12 @@ def finetune(  # noqa: PLR0913 - one parameter for each option
         output=output,
         settings=settings,
         device=device,
+        log_to=log_to.value,
+        push_to_hub=push_to_hub,
         json=json,
         verbose=verbose,
     )
-    if find_spec("datasets") is None:
-        raise ConfigError(
-            "offramp finetune needs datasets, which is not installed; run "
-            "pip install 'offramp[train]'"
-        )
+    check_installed("offramp finetune", log_to=asked.log_to)
     # --help and the errors above need no torch, which takes seconds to import.
     with logs_disabled(not verbose):
         from offramp.cli.finetuning import run  # noqa: PLC0415

@@ -17,6 +17,7 @@ from offramp.cli.finetune import Finetuning
 from offramp.cli.finetuning_gates import check_gates, give_gates, show_gates
 from offramp.cli.loading import device_of
 from offramp.cli.output import Interrupted
+from offramp.cli.publish import push
 from offramp.cli.quiet import data_bars_on_terminals_only, memory_named, quiet
 from offramp.cli.seq2seq_loading import find_source
 from offramp.cli.show import remark, show_json, show_text
@@ -55,6 +56,7 @@ def run(asked: Finetuning) -> None:
         except KeyboardInterrupt:
             raise Interrupted(_told(asked.output)) from None
         _show(asked, _result(asked, trainer, pairs=len(training), gates=gates))
+        push(asked.output, asked.push_to_hub)
 
 
 def _tuned(
@@ -79,6 +81,7 @@ def _tuned(
         settings=asked.settings,
         metrics=measures(asked.metrics) if asked.metrics else None,
         use_cpu=asked.device == "cpu",
+        report_to=asked.log_to,
     )
     if trainer.state.best_metric is None:
         raise ConfigError("the training ended before its first evaluation; lower --eval-steps")

@@ -1,14 +1,16 @@
-"""The options of ``offramp train`` that name texts, exits and results, with the help of each.
+"""The options of trainings that name texts, exits and results, with the help of each.
 
 How exits learn: offramp.cli.lessons.
 """
 
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 from offramp.cli.lessons import option
 from offramp.cli.options import MACHINE, RESULTS
+from offramp.errors import ConfigError
 
 TEXT, EXITS = "Text", "Exits"
 
@@ -164,3 +166,16 @@ Json = Annotated[
         name="--json",
     ),
 ]
+
+
+def check_installed(command: str, *, log_to: str) -> None:
+    """See that what a training needs is there.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    for name, wanted in {"datasets": True, "tensorboard": log_to == Log.tensorboard}.items():
+        if wanted and find_spec(name) is None:
+            raise ConfigError(
+                f"{command} needs {name}, which is not installed; run pip install 'offramp[train]'"
+            )

@@ -6,7 +6,6 @@ offramp.cli.pretraining.
 
 import os
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,6 +47,8 @@ class Pretraining:
     device: str
     output: Path
     overwrite: bool
+    log_to: str
+    push_to_hub: str | None
     json: bool
     verbose: bool
 
@@ -131,6 +132,8 @@ def pretrain(  # noqa: PLR0913 - one parameter for each option
             name="--overwrite",
         ),
     ] = False,
+    log_to: material.LogTo = material.Log.none,
+    push_to_hub: material.PushToHub = None,
     json: Annotated[
         bool,
         option(
@@ -171,14 +174,12 @@ def pretrain(  # noqa: PLR0913 - one parameter for each option
             device=device,
             output=output,
             overwrite=overwrite,
+            log_to=log_to.value,
+            push_to_hub=push_to_hub,
             json=json,
             verbose=verbose,
         )
-        if find_spec("datasets") is None:
-            raise ConfigError(
-                "offramp pretrain needs datasets, which is not installed; run "
-                "pip install 'offramp[train]'"
-            )
+        material.check_installed("offramp pretrain", log_to=asked.log_to)
     except OfframpError:
         if os.environ.get("RANK", "0") != "0":  # under torchrun the first process says it
             raise typer.Exit(2) from None

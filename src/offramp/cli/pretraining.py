@@ -22,6 +22,7 @@ from offramp.cli.journal import Journal
 from offramp.cli.loading import Loaded, weights_hash
 from offramp.cli.output import Interrupted
 from offramp.cli.pretrain import Pretraining
+from offramp.cli.publish import push
 from offramp.cli.quiet import quiet
 from offramp.cli.rows import Reader
 from offramp.cli.seq2seq_loading import find_source
@@ -72,6 +73,7 @@ def run(asked: Pretraining) -> None:
             ) from None
         if state.is_main_process:
             _show(results, as_json=asked.json)
+            push(asked.output, asked.push_to_hub)
         state.wait_for_everyone()
         state.destroy_process_group()
 
@@ -192,6 +194,7 @@ def _learn(
             callbacks=[steps],
             disable_tqdm=True,
             use_cpu=on_cpu,
+            report_to=asked.log_to,
             include_num_input_tokens_seen="non_padding",
         )
     return steps.reached

@@ -16,8 +16,6 @@ from typing import Any
 import torch
 import typer
 from accelerate import PartialState
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -25,10 +23,11 @@ from rich.table import Table
 from offramp.cli.course import Course
 from offramp.cli.journal import SELF_TEXT, START
 from offramp.cli.output import Interrupted
+from offramp.cli.publish import push
 from offramp.cli.quiet import quiet
-from offramp.cli.show import remark, show_json, show_text
+from offramp.cli.show import show_json, show_text
 from offramp.cli.training import Training
-from offramp.errors import ConfigError, first_line
+from offramp.errors import ConfigError
 from offramp.training.checkpoints import last_checkpoint
 
 PATIENCE = timedelta(days=1)
@@ -58,8 +57,7 @@ def teach(settings: Training) -> None:
             raise Interrupted(_told(settings.output)) from None
         if state.is_main_process:
             _show(results, as_json=settings.json)
-            if settings.push_to_hub is not None:
-                _push(settings.output, settings.push_to_hub)
+            push(settings.output, settings.push_to_hub, left_out=(f"{SELF_TEXT}*", f"{START}/*"))
         state.wait_for_everyone()
         state.destroy_process_group()
 
@@ -121,22 +119,3 @@ def _summary(results: Mapping[str, Any]) -> str:
     if results["held_out_loss"] is not None:
         parts.append(f"held-out loss {_number(results['held_out_loss'])}")
     return f"{parts[0]}: {'; '.join(parts[1:])}"
-
-
-def _push(folder: Path, name: str) -> None:
-    """Upload the result.
-
-    Raises:
-        ConfigError: The hub refuses it, or cannot be reached.
-    """
-    passed_over = [f"{SELF_TEXT}*", f"{START}/*", "runs/*", "checkpoint-*"]
-    try:
-        hub = HfApi()
-        hub.create_repo(name, exist_ok=True)
-        hub.upload_folder(repo_id=name, folder_path=folder, ignore_patterns=passed_over)
-    except (OSError, HfHubHTTPError, HFValidationError) as error:
-        raise ConfigError(
-            f"cannot push {folder} to {name}: {first_line(error)}; it is whole on this disk, log "
-            "in by hf auth login and run the same command again"
-        ) from None
-    remark(f"pushed to {name}")

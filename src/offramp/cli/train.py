@@ -5,7 +5,6 @@ with offramp.cli.teach.
 """
 
 import os
-from importlib.util import find_spec
 from pathlib import Path
 
 import typer
@@ -145,22 +144,12 @@ def train(  # noqa: PLR0913 - one parameter for each option
         if os.environ.get("RANK", "0") != "0":  # under torchrun the first process says it
             raise typer.Exit(2) from None
         raise
-    _check_installed(settings)
+    material.check_installed("offramp train", log_to=settings.log_to)
     # --help and the errors above need no torch, which takes seconds to import.
     with logs_disabled(not verbose):
         from offramp.cli.teach import teach  # noqa: PLC0415
 
     teach(settings)
-
-
-def _check_installed(settings: Training) -> None:
-    names = {"datasets": True, "tensorboard": settings.log_to == "tensorboard"}
-    for name, wanted in names.items():
-        if wanted and find_spec(name) is None:
-            raise ConfigError(
-                f"offramp train needs {name}, which is not installed; run "
-                "pip install 'offramp[train]'"
-            )
 
 
 def _prompts(file: Path | None) -> tuple[str, ...] | None:
