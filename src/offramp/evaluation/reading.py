@@ -7,20 +7,19 @@ Not here: what is made of it (offramp.evaluation.exits, offramp.evaluation.recor
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from offramp.blocks.anatomy import Anatomy
-from offramp.blocks.projections import Block, Direct, Projection
-from offramp.blocks.watch import Watched, watch
+from offramp.blocks.projections import Direct, Projection
 from offramp.errors import ConfigError
 from offramp.logits.labels import NO_LABEL
-from offramp.models.view import View, keeper
+from offramp.models.seeing import Seen, at_rest, see
+from offramp.models.view import View
 from offramp.training.positions import aligned
 
 CHUNK = 128
@@ -31,18 +30,18 @@ Batch = Mapping[str, Tensor]
 """``input_ids``, ``attention_mask`` and ``labels``, each [B, T]; labels are not shifted."""
 
 
-class _Ran(Direct):
-    """A ``block`` exit whose block has been run, on all positions, before they are cut."""
+class Places(NamedTuple):
+    """Positions of a batch, in any order; one may be there twice, with other targets.
 
-    def __init__(self, state: Float[Tensor, "1 tokens width"]) -> None:
-        super().__init__()
-        self.state = state
+    Attributes:
+        rows: The row of each.
+        columns: Its place in the row.
+        targets: The token that is to follow it.
+    """
 
-    def prepare(
-        self, anatomy: Anatomy, state: Float[Tensor, "*rows width"]
-    ) -> Float[Tensor, "*rows out"]:
-        """Give what the head reads."""
-        return anatomy.finish(self.state)
+    rows: Int[Tensor, " tokens"]
+    columns: Int[Tensor, " tokens"]
+    targets: Int[Tensor, " tokens"]
 
 
 @dataclass(frozen=True)
@@ -50,20 +49,21 @@ class Positions:
     """The states of one batch, [B, T, D], and the positions in it that are counted.
 
     Attributes:
-        states: By exit.
-        ran: What the blocks of ``block`` exits made of their states.
-        finished: What the base's own head reads.
+        seen: The states.
         rows: The row of each position that is counted, in order.
         columns: Its place in the row.
         targets: The label there.
     """
 
-    states: dict[int, Tensor]
-    ran: dict[int, Tensor]
-    finished: Tensor
+    seen: Seen
     rows: Int[Tensor, " tokens"]
     columns: Int[Tensor, " tokens"]
     targets: Int[Tensor, " tokens"]
+
+    @property
+    def states(self) -> Mapping[int, Tensor]:
+        """States of the whole batch, by exit."""
+        return self.seen.states
 
     def of(self, states: Float[Tensor, "batch seq width"]) -> Float[Tensor, "1 tokens width"]:
         """Take the positions out of states."""
@@ -71,9 +71,14 @@ class Positions:
 
     def chunks(self, size: int) -> Iterator["Positions"]:
         """Cut the positions, not the states."""
-        cut = (torch.split(each, size) for each in (self.rows, self.columns, self.targets))
-        for rows, columns, targets in zip(*cut, strict=True):
-            yield replace(self, rows=rows, columns=columns, targets=targets)
+        for places in torch.arange(len(self.rows)).split(size):
+            yield self.only(places)
+
+    def only(self, places: Int[Tensor, " some"]) -> "Positions":
+        """Keep some of the positions, by their numbers."""
+        here = places.to(self.rows.device)
+        rows, columns, targets = self.rows[here], self.columns[here], self.targets[here]
+        return replace(self, rows=rows, columns=columns, targets=targets)
 
 
 class Reader:
@@ -93,60 +98,37 @@ class Reader:
         numbers = tuple(exits)
         model.check_exits(numbers, attached_only=False)
         self.model = model
-        self.anatomy: Anatomy = model.anatomy
         self.projections: dict[int, Projection] = {
             exit: model.exits[str(exit)] if str(exit) in model.exits else Direct()
             for exit in numbers
         }
 
-    @contextmanager
-    def reading(self) -> Iterator[None]:
+    def reading(self) -> AbstractContextManager[None]:
         """Put the model into evaluation mode without gradients, and back."""
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            self.model.train(was_training)
+        return at_rest(self.model)
 
     def run(self, batch: Batch) -> Positions:
-        """Run the base without its head, and every extra block."""
+        """Run the base without its head, and every extra block; take what has a label."""
         here = {name: each.to(self.model.device) for name, each in batch.items()}
-        inputs, depth = aligned(here, self.model), self.anatomy.depth
+        inputs = aligned(here, self.model)
         labels = inputs.pop("shift_labels")
         del inputs["labels"]
-        blocks = [exit for exit, each in self.projections.items() if isinstance(each, Block)]
-        watching = watch(
-            self.anatomy,
-            tuple(self.projections),
-            keep=keeper(0),
-            run_head=False,
-            last_block=depth,
-            calls=(depth - 1,) if blocks else (),
-        )
-        with watching as seen:
-            type(self.model).base_forward(self.model, **inputs, use_cache=False, return_dict=True)
         rows, columns = (labels != NO_LABEL).nonzero(as_tuple=True)
-        ran = {}
-        for exit in blocks:
-            block: Any = self.projections[exit]
-            ran[exit] = block.run(seen.states[exit], seen.calls[depth - 1])
-        return Positions(seen.states, ran, seen.finished(), rows, columns, labels[rows, columns])
+        return self.look(inputs, Places(rows, columns, labels[rows, columns]))
+
+    def look(self, inputs: Mapping[str, Tensor], places: Places) -> Positions:
+        """Run the base without its head, and every extra block; take some positions.
+
+        Args:
+            inputs: What the base's forward takes, without labels.
+            places: The positions that exits will be asked about.
+        """
+        seen = see(self.model, tuple(self.projections), self.projections, inputs)
+        return Positions(seen, *places)
 
     def view(self, part: Positions) -> View:
         """Give the exits' view of some positions."""
-        ran = {exit: _Ran(part.of(each)) for exit, each in part.ran.items()}
-        seen = Watched()
-        seen.states.update({exit: part.of(each) for exit, each in part.states.items()})
-        seen.head_input = part.of(part.finished)
-        return View(
-            anatomy=self.anatomy,
-            seen=seen,
-            projections={**self.projections, **ran},
-            keep=keeper(0),
-            base_logits=None,
-        )
+        return part.seen.cut(part.of).view()
 
 
 def check_chunk(chunk: int) -> None:
