@@ -29,10 +29,11 @@ from offramp.decoding.protocol import DecodingLoop, DecodingRule
 from offramp.errors import ConfigError, ExitNotFoundError, InputError
 from offramp.models.loops import LoopParts, run_loop
 from offramp.models.storage import save_beside
+from offramp.models.tracing import TraceParts
 from offramp.models.view import View, keeper
 
 
-class MultiExitModel(LoopParts):
+class MultiExitModel(LoopParts, TraceParts):
     """What ``attach_exits`` adds to a model of transformers.
 
     Attributes:

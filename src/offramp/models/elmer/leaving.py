@@ -13,6 +13,7 @@ what copying means, and costs a quarter of a layer. What is saved is their queri
 cross-attention and their feed-forward part.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -84,8 +85,23 @@ class Left:
         return logits
 
 
-def climb(model: Any, canvas: Int[Tensor, "batch canvas"], sight: Sight, settings: OneShot) -> Left:
+def climb(
+    model: Any,
+    canvas: Int[Tensor, "batch canvas"],
+    sight: Sight,
+    settings: OneShot,
+    *,
+    passed: list[Tensor] | None = None,
+) -> Left:
     """Take canvases up, as far as the rule wants.
+
+    Args:
+        model: ``ElmerForConditionalGeneration``.
+        canvas: What stands on them.
+        sight: What the layers may look at.
+        settings: The rule.
+        passed: Is filled, if given, with the states at exits 0 to L, of a position that left those
+            it left with.
 
     Raises:
         ConfigError: The rule asks for gates that the model lacks, or for exits that there are not.
@@ -95,13 +111,27 @@ def climb(model: Any, canvas: Int[Tensor, "batch canvas"], sight: Sight, setting
     judge = Judge(model, settings, canvas)
     if settings.exit_rule is None:
         hand_over = judge.hand_over if model.config.soft_exit else None
-        states = decoder(begun, sight, hand_over=hand_over)[-1]
+        all_states = decoder(begun, sight, hand_over=hand_over)
+        if passed is not None:
+            passed += all_states
         count = sight.canvas.sum().expand(decoder.depth)
-        return Left(states, torch.full_like(canvas, decoder.depth), count)
-    return _climb_live(model, begun, sight, judge)
+        return Left(all_states[-1], torch.full_like(canvas, decoder.depth), count)
+    states = [begun]
+    note = None if passed is None else states.append
+    left = _climb_live(model, begun, sight, judge, note=note)
+    if passed is not None:
+        passed += states + states[-1:] * (decoder.depth + 1 - len(states))
+    return left
 
 
-def _climb_live(model: Any, everything: Tensor, sight: Sight, judge: "Judge") -> Left:
+def _climb_live(
+    model: Any,
+    everything: Tensor,
+    sight: Sight,
+    judge: "Judge",
+    *,
+    note: Callable[[Tensor], None] | None,
+) -> Left:
     decoder = model.model.decoder
     live, exits = sight.canvas.clone(), torch.full(sight.canvas.shape, decoder.depth)
     exits = exits.to(live.device)
@@ -118,6 +148,8 @@ def _climb_live(model: Any, everything: Tensor, sight: Sight, judge: "Judge") ->
         some = everything[row, where]
         new = decoder.run_some(number, some, everything[rows], sight.rows(rows))
         everything = everything.index_put((row, where), torch.where(real[..., None], new, some))
+        if note is not None:
+            note(everything)
         if number == decoder.depth:
             break
         at = (row.expand_as(where)[real], where[real])

@@ -45,10 +45,11 @@ from offramp.models.elmer.output import ElmerOutput, OneShotOutput
 from offramp.models.elmer.passage import Passage
 from offramp.models.elmer.published import ReadsBart
 from offramp.models.elmer.request import limit_of, refuse_lacking
+from offramp.models.elmer.tracing import CanvasTraces
 from offramp.models.elmer.writing import write
 
 
-class ElmerForConditionalGeneration(ReadsBart, BartPreTrainedModel, GenerationMixin):  # type: ignore[misc]
+class ElmerForConditionalGeneration(CanvasTraces, ReadsBart, BartPreTrainedModel, GenerationMixin):  # type: ignore[misc]
     """Writes a text in one pass, and learns to.
 
     Example:

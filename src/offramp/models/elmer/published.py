@@ -8,7 +8,6 @@ Source: RUCAIBox/ELMER, commit 0417835: weights in BART's format, ``model_type: 
      BOS and masks, the mask the last of the vocabulary.
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from transformers import PreTrainedConfig
 from offramp.errors import CheckpointError, ConfigError
 from offramp.models.checkpoint import HUB_OPTIONS, find_file
 from offramp.models.elmer.configuration import ElmerConfig
+from offramp.models.files import json_of
 
 SOFT = "concat_head.weight"
 _WEIGHTS = (
@@ -100,7 +100,7 @@ def _names_in(source: str, hub: dict[str, Any]) -> Iterable[str]:
         if found is None:
             continue
         if Path(found).suffix == ".json":
-            return list(json.loads(Path(found).read_text(encoding="utf-8"))["weight_map"])
+            return list(json_of(Path(found).read_text(encoding="utf-8"))["weight_map"])
         if Path(found).suffix == ".safetensors":
             with safe_open(found, framework="pt") as file:
                 return list(file.keys())

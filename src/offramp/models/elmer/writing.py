@@ -48,7 +48,7 @@ def write(
     Raises:
         ConfigError: The model lacks what ``settings`` ask for.
     """
-    _check(model.config, settings)
+    check_settings(model.config, settings)
     lengths, rows = room_for(model, source, source_mask, settings=settings, limit=limit)
     if settings.lengths > 1:
         source, source_mask = source[rows], None if source_mask is None else source_mask[rows]
@@ -95,7 +95,16 @@ def _drafted(model: Any, left: Left, settings: OneShot, generator: torch.Generat
     return Draft(logits, tempered(logits, settings, generator), left.exits, left.layers)
 
 
-def _check(config: Any, settings: OneShot) -> None:
+def check_settings(config: Any, settings: OneShot) -> None:
+    """Refuse settings that a model cannot follow.
+
+    Args:
+        config: The model's.
+        settings: How shall be written.
+
+    Raises:
+        ConfigError: The model lacks what they ask for.
+    """
     if settings.lengths > 1 and not config.length_predictor:
         raise ConfigError(
             f"lengths={settings.lengths} needs a model with length_predictor; leave it at 1"
