@@ -12,6 +12,7 @@ from offramp.blocks.anatomy import CHECKED, anatomy_of
 from offramp.blocks.engines import engine_for
 from offramp.blocks.projections import add_gate_
 from offramp.decoding.request import Request
+from offramp.decoding.steps import write_all
 
 NEVER = [
     EarlyExit(rule="top_probability", threshold=1.0),
@@ -93,7 +94,7 @@ def written(model, decoding, inputs):
         pad=0,
     )
     with torch.no_grad():
-        return engine, decoding.run(model, request, engine)
+        return engine, write_all(decoding.steps(model, engine), request, engine)
 
 
 @pytest.mark.parametrize("rule", OFTEN, ids=lambda rule: rule.rule)

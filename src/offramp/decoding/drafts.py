@@ -22,6 +22,9 @@ from offramp.decoding.steps import climb, embedded
 LONGEST_AUTO = 6
 """Tokens of a draft whose length is left to confidence."""
 
+DRAFTER = "drafter"
+"""Where a text keeps the state that the trained drafter reads."""
+
 
 @dataclass
 class Draft:
@@ -143,18 +146,17 @@ class DrafterDrafts:
         self._drafter = model.drafter
         self._embeddings = engine.anatomy.stack.get_input_embeddings()  # type: ignore[operator]
         self._rows = model.head_rows(ORIGINAL, self._drafter.tokens)
-        self._states: dict[int, Tensor] = {}
 
     def note(self, text: Text, view: StateView, row: int) -> None:
         """Remember the state before the text's last token."""
-        self._states[id(text)] = view.finished()[row]
+        text.kept[DRAFTER] = view.finished()[row]
 
     def draft(self, texts: Sequence[Text], captured: Sequence[int]) -> list[Draft]:
         """Guess for each text."""
         drafts = [Draft() for _ in texts]
         sure = [1.0] * len(texts)
         live = [place for place, text in enumerate(texts) if text.room > 1]
-        state = torch.stack([self._states[id(texts[place])] for place in live]) if live else None
+        state = torch.stack([texts[place].kept[DRAFTER] for place in live]) if live else None
         tokens = [texts[place].tokens[-1] for place in live]
         for _ in range(self._patience.longest):
             if not live or state is None:

@@ -20,15 +20,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from offramp.blocks.engines import Engine
 from offramp.config import ORIGINAL, ExitName
 from offramp.decoding.judge import RULES, Judge, Passage
-from offramp.decoding.protocol import DecodingRule, LoopModel, StateView
-from offramp.decoding.request import Request, Text, begin
+from offramp.decoding.protocol import DecodingRule, LoopModel, StateView, Steps
+from offramp.decoding.request import Text
 from offramp.decoding.rules import Contrast
-from offramp.decoding.steps import climb, embedded
+from offramp.decoding.steps import climb, embedded, unread
 from offramp.errors import ConfigError
 
 
@@ -163,9 +162,9 @@ class EarlyExit:
         found = model.calibration.thresholds(self.rule)
         return found if found is not None and tuple(found) == self.answering(model) else None
 
-    def run(self, model: LoopModel, request: Request, engine: Engine) -> list[Text]:
-        """Write the texts of a request."""
-        return _Loop(self, model, engine).write(request)
+    def steps(self, model: LoopModel, engine: Engine) -> Steps:
+        """Begin to write on an engine."""
+        return _Loop(self, model, engine)
 
 
 class _Loop:
@@ -179,14 +178,14 @@ class _Loop:
         if plan.lower is not None:
             stops.add(plan.lower)
         self.stops = sorted(stops - {0})
-        self.waiting: dict[tuple[int, int], Tensor] = {}
 
-    def write(self, request: Request) -> list[Text]:
-        texts = begin(request, self.engine)
-        self._step(texts, [text.tokens for text in texts], whole=True)
-        while live := [text for text in texts if not text.done]:
-            self._step(live, [text.tokens[-1:] for text in live])
-        return texts
+    def read(self, texts: Sequence[Text], counts: Sequence[int]) -> None:
+        """Run the prompts through all blocks; the last layer answers those that are through."""
+        self._step(texts, unread(texts, counts), whole=True)
+
+    def step(self, texts: Sequence[Text]) -> None:
+        """Add a token to each text."""
+        self._step(texts, [text.tokens[-1:] for text in texts])
 
     def _step(
         self, texts: Sequence[Text], tokens: Sequence[Sequence[int]], *, whole: bool = False
@@ -206,12 +205,14 @@ class _Loop:
             at = stop
             if stop < self.depth and stop in self.exits and not whole:
                 going = self._leave(going, stop)
-        self._answer(going, self.depth, [1.0] * len(going))
+        through = [each for each in going if each.text.read]
+        if through:
+            self._answer(through, self.depth, [1.0] * len(through))
 
     def _climb(self, going: Sequence[Passage], start: int, stop: int) -> None:
         """Take passages up, with what waits at ``start`` for the same texts."""
         for each in going:
-            older = self.waiting.pop((id(each.text), start), None)
+            older = each.text.kept.pop(start, None)
             if older is not None:
                 each.states = torch.cat((older, each.states))
         counts = [len(each.states) for each in going]
@@ -245,10 +246,9 @@ class _Loop:
             self.engine.copy_up(torch.cat([each.states for each in leaving]), exit, pieces)
             return
         for each in leaving:
-            key = (id(each.text), exit)
-            older = self.waiting.get(key)
+            older = each.text.kept.get(exit)
             parts = [each.states] if older is None else [older, each.states]
-            self.waiting[key] = torch.cat(parts)
+            each.text.kept[exit] = torch.cat(parts)
 
     def _answer(self, going: Sequence[Passage], exit: int, confidence: Sequence[float]) -> None:
         """Choose the next token of each text from one exit, contrasted where that is asked for."""
@@ -263,4 +263,5 @@ class _Loop:
         scores = view.logits(name) if rule is None else rule.scores(view, self.model)
         for row, each in enumerate(going):
             token = each.text.pick(scores[row])
+            each.text.score(token, scores[row])
             each.text.add(token, exit=exit, confidence=confidence[row])

@@ -23,30 +23,28 @@ from torch import Tensor
 from offramp.blocks.engines import Engine
 from offramp.config import ORIGINAL
 from offramp.decoding.drafts import Draft, DraftSource
-from offramp.decoding.protocol import DecodingRule, LoopModel
-from offramp.decoding.request import Request, Text, begin
-from offramp.decoding.steps import climb, embedded
+from offramp.decoding.protocol import DecodingRule, LoopModel, Steps
+from offramp.decoding.request import Text
+from offramp.decoding.steps import climb, embedded, unread
 
 
-def write(
+def checked_steps(
     model: LoopModel,
-    request: Request,
-    *,
     engine: Engine,
+    *,
     rule: DecodingRule | None = None,
     source: DraftSource | None = None,
-) -> list[Text]:
-    """Write all texts of a request to their ends.
+) -> Steps:
+    """Begin to write by a rule, with drafts that it checks or without.
 
     Args:
         model: Gives the scores of exits.
-        request: The prompts and what was asked.
         engine: Runs the blocks.
         rule: Makes the scores; None is the base's own head.
         source: Guesses tokens; None is one token a step.
     """
     exits = () if rule is None else rule.exits(model)
-    loop = _Loop(
+    return _Loop(
         model=model,
         engine=engine,
         rule=rule,
@@ -54,11 +52,6 @@ def write(
         captured=tuple(exit for exit in exits if exit != ORIGINAL),
         top=deepest(model, rule),
     )
-    texts = begin(request, engine)
-    loop.read(texts)
-    while live := [text for text in texts if not text.done]:
-        loop.step(live)
-    return texts
 
 
 def deepest(model: LoopModel, rule: DecodingRule | None) -> int:
@@ -72,10 +65,10 @@ class _Loop:
     """What stays the same from step to step.
 
     Attributes:
-        model: See ``write``.
-        engine: See ``write``.
-        rule: See ``write``.
-        source: See ``write``.
+        model: See ``checked_steps``.
+        engine: See ``checked_steps``.
+        rule: See ``checked_steps``.
+        source: See ``checked_steps``.
         captured: Exits whose states the rule reads.
         top: The deepest exit that is read; blocks above it are never run.
     """
@@ -87,15 +80,15 @@ class _Loop:
     captured: tuple[int, ...]
     top: int
 
-    def read(self, texts: Sequence[Text]) -> None:
-        """Run the prompts, score the last position of each, and add its token."""
-        tokens = [text.tokens for text in texts]
-        counts = [len(each) for each in tokens]
-        states = embedded(self.engine, texts, tokens)
+    def read(self, texts: Sequence[Text], counts: Sequence[int]) -> None:
+        """Run the prompts; of one that is through, score the last position and add its token."""
+        states = embedded(self.engine, texts, unread(texts, counts))
         found = climb(self.engine, states, (0, self.top), texts, counts, captured=self.captured)
         ends = torch.tensor(counts, device=states.device).cumsum(0) - 1
-        found = {exit: each[ends] for exit, each in found.items()}
-        self._check(texts, [Draft() for _ in texts], found)
+        through = [place for place, text in enumerate(texts) if text.read]
+        if through:
+            found = {exit: each[ends[through]] for exit, each in found.items()}
+            self._check([texts[place] for place in through], [Draft() for _ in through], found)
 
     def step(self, texts: Sequence[Text]) -> None:
         """Run each text's last token and its draft, and add what the rule makes of them."""
@@ -139,13 +132,13 @@ class _Loop:
         read = {*self.captured, self.top}
         view = self.model.view_of(self.engine, {exit: states[exit] for exit in read})
         scores = view.logits(ORIGINAL) if self.rule is None else self.rule.scores(view, self.model)
-        request = texts[0].request
-        drawn = bool(request.processors) or request.do_sample
-        best = [] if drawn else scores.argmax(-1).tolist()
+        drawn = [text.request.drawn for text in texts]
+        best = [] if all(drawn) else scores.argmax(-1).tolist()
         at = 0
         for text, draft in zip(texts, drafts, strict=True):
             count = len(draft.tokens) + 1
-            taken = self._accept(text, draft.tokens, scores[at : at + count], best[at:])
+            mine = [] if text.request.drawn else best[at : at + count]
+            taken = self._accept(text, draft.tokens, scores[at : at + count], mine)
             text.row.cut(len(text.tokens) - 1)
             if self.source is not None:
                 self.source.note(text, view, at + taken)
@@ -169,6 +162,7 @@ class _Loop:
         text.drafted += len(draft)
         for place in range(len(draft) + 1):
             token = best[place] if best else text.pick(scores[place])
+            text.score(token, scores[place])
             text.add(token, exit=self.top)
             if text.done or place == len(draft) or token != draft[place]:
                 break

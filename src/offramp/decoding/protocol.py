@@ -4,7 +4,7 @@ In:  nothing; only the two protocols. A rule never sees a transformers class, so
 below the models stays below; a model never sees which rule it serves.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
@@ -13,6 +13,7 @@ from torch import Tensor
 from offramp.blocks.engines import Engine
 from offramp.config import ExitName
 from offramp.decoding.calibrated import Calibrated
+from offramp.decoding.request import Text
 
 
 @runtime_checkable
@@ -105,14 +106,25 @@ class DecodingRule(Protocol):
 
 
 @runtime_checkable
+class Steps(Protocol):
+    """Writes texts step by step; a text may join before any step, and leave after any."""
+
+    def read(self, texts: Sequence[Text], counts: Sequence[int]) -> None:
+        """Run so many more tokens of each prompt; one that is through gets its first new token."""
+
+    def step(self, texts: Sequence[Text]) -> None:
+        """Add at least one token to each text, all of which are read and not done."""
+
+
+@runtime_checkable
 class DecodingLoop(Protocol):
     """Writes texts by a loop of its own, in place of the one of transformers."""
 
     def check(self, model: LoopModel) -> None:
         """Refuse what the model cannot follow, before anything is computed."""
 
-    def run(self, model: LoopModel, request: Any, engine: Engine) -> Any:
-        """Write the texts of a ``Request``; give its ``Text``s."""
+    def steps(self, model: LoopModel, engine: Engine) -> Steps:
+        """Begin to write; what is kept of a text is kept in it, so nothing need be forgotten."""
 
     @property
     def engine(self) -> str:

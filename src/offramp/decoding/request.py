@@ -33,6 +33,8 @@ class Request:
         pad: Fills shorter rows of the result.
         encoder: What the decoder reads of the encoder, [B, ...] each; empty without one.
         put: Is given each new token, as a tensor [1]; for a streamer.
+        generator: Draws; None is the global one of torch.
+        likely: Note the log-probability of each new token, and those of so many best; None is no.
     """
 
     ids: Int[Tensor, "batch seq"]
@@ -44,6 +46,17 @@ class Request:
     pad: int
     encoder: Mapping[str, Tensor] = field(default_factory=dict)
     put: Callable[[Tensor], None] | None = None
+    generator: torch.Generator | None = None
+    likely: int | None = None
+
+    @property
+    def drawn(self) -> bool:
+        """Whether a token may be another than the best of the rule's scores."""
+        return bool(self.processors) or self.do_sample
+
+
+Likely = tuple[float, tuple[tuple[int, float], ...]]
+"""The log-probability of a token, and the best tokens with theirs, best first."""
 
 
 @dataclass
@@ -61,6 +74,10 @@ class Text:
         blocks: How many blocks were run for each new token, fills and drafts of others included.
         drafted: How many tokens were drafted for it.
         accepted: How many of them were taken.
+        run: Blocks that were run since the last new token, times tokens.
+        taken: How many tokens of the prompt have been run.
+        likely: Of each new token, if the request asks for it.
+        kept: What a loop keeps of the text from step to step, by a name of the loop's.
     """
 
     request: Request
@@ -76,11 +93,19 @@ class Text:
     drafted: int = 0
     accepted: int = 0
     run: int = 0
+    taken: int = 0
+    likely: list[Likely] = field(default_factory=list)
+    kept: dict[int | str, Tensor] = field(default_factory=dict)
 
     @property
     def room(self) -> int:
         """How many tokens may still come."""
         return self.request.most - self.length
+
+    @property
+    def read(self) -> bool:
+        """Whether the whole prompt has been run."""
+        return self.taken >= len(self.tokens) - len(self.exits)
 
     def pick(self, scores: Float[Tensor, " vocab"]) -> int:
         """Choose the next token, which is not added.
@@ -96,8 +121,21 @@ class Text:
                 row = processor(seen, row)
             row = row[self.place : self.place + 1]
         if self.request.do_sample:
-            return int(torch.multinomial(row.softmax(-1), num_samples=1))
+            shares = row.softmax(-1)
+            return int(torch.multinomial(shares, num_samples=1, generator=self.request.generator))
         return int(row.argmax(-1))
+
+    def score(self, token: int, scores: Float[Tensor, " vocab"]) -> None:
+        """Note how likely a token is by the rule's scores, if the request asks for it."""
+        count = self.request.likely
+        if count is None:
+            return
+        shares = scores.float().log_softmax(-1)
+        values, best = shares.topk(min(count, len(shares)))
+        pairs = zip(best.tolist(), values.tolist(), strict=True)
+        self.likely.append(
+            (float(shares[token]), tuple(pair for pair in pairs if pair[1] > -torch.inf))
+        )
 
     def add(self, token: int, *, exit: int, confidence: float = 1.0) -> None:
         """Add a token, and see whether the text ends with it."""

@@ -20,9 +20,8 @@ from offramp.decoding.drafts import (
     LookupDrafts,
     Patience,
 )
-from offramp.decoding.loop import deepest, write
-from offramp.decoding.protocol import DecodingRule, LoopModel
-from offramp.decoding.request import Request, Text
+from offramp.decoding.loop import checked_steps, deepest
+from offramp.decoding.protocol import DecodingRule, LoopModel, Steps
 from offramp.errors import ConfigError
 
 
@@ -53,9 +52,9 @@ class Autoregressive:
         """Refuse exits that the model does not have."""
         _check_exits(model, self.target)
 
-    def run(self, model: LoopModel, request: Request, engine: Engine) -> list[Text]:
-        """Write the texts of a request."""
-        return write(model, request, engine=engine, rule=self.target)
+    def steps(self, model: LoopModel, engine: Engine) -> Steps:
+        """Begin to write on an engine."""
+        return checked_steps(model, engine, rule=self.target)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,8 +153,8 @@ class SelfSpeculation:
         )
         return self if chosen == self else chosen
 
-    def run(self, model: LoopModel, request: Request, engine: Engine) -> list[Text]:
-        """Write the texts of a request.
+    def steps(self, model: LoopModel, engine: Engine) -> Steps:
+        """Begin to write on an engine.
 
         Raises:
             ConfigError: On this engine a token's scores depend on how many tokens run with it, so
@@ -166,10 +165,10 @@ class SelfSpeculation:
                 f"engine {engine.name!r} rounds states, so drafts could change the text; use "
                 "'onnxruntime' or 'onnxruntime-int4', or Autoregressive on this engine"
             )
-        source = self.settled(model)._source(model, engine, device=request.ids.device)
-        return write(model, request, engine=engine, rule=self.target, source=source)
+        source = self.settled(model)._source(model, engine)
+        return checked_steps(model, engine, rule=self.target, source=source)
 
-    def _source(self, model: LoopModel, engine: Engine, *, device: torch.device) -> DraftSource:
+    def _source(self, model: LoopModel, engine: Engine) -> DraftSource:
         auto = self.draft_length == "auto"
         patience = Patience(
             longest=LONGEST_AUTO if self.draft_length == "auto" else self.draft_length,
@@ -181,6 +180,7 @@ class SelfSpeculation:
         else:
             some: Tensor | None = None
             if self.draft_vocabulary is not None:
+                device = next(engine.anatomy.stack.parameters()).device
                 some = torch.tensor(self.draft_vocabulary, device=device)
             source = ExitDrafts(
                 model, engine, exit=self.draft_exit, patience=patience, vocabulary=some

@@ -1,4 +1,4 @@
-"""Run blocks for the next tokens of texts, and count what was run.
+"""Run blocks for the next tokens of texts, count what was run, and write a request to its end.
 
 In:  texts and an engine. Out: states. Only counting is added to offramp.blocks.engines.
 """
@@ -10,7 +10,32 @@ from jaxtyping import Float
 from torch import Tensor
 
 from offramp.blocks.engines import Engine, Piece
-from offramp.decoding.request import Text
+from offramp.decoding.protocol import Steps
+from offramp.decoding.request import Request, Text, begin
+
+
+def write_all(steps: Steps, request: Request, engine: Engine) -> list[Text]:
+    """Write all texts of a request to their ends.
+
+    Args:
+        steps: Of the decoding asked for, on the engine.
+        request: The prompts and what was asked.
+        engine: Makes the texts' caches.
+    """
+    texts = begin(request, engine)
+    steps.read(texts, [len(text.tokens) for text in texts])
+    while live := [text for text in texts if not text.done]:
+        steps.step(live)
+    return texts
+
+
+def unread(texts: Sequence[Text], counts: Sequence[int]) -> list[list[int]]:
+    """Give the next tokens of each prompt, so many of each, and count them as read."""
+    parts = []
+    for text, count in zip(texts, counts, strict=True):
+        parts.append(text.tokens[text.taken : text.taken + count])
+        text.taken += count
+    return parts
 
 
 def climb(

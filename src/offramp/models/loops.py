@@ -23,6 +23,7 @@ from offramp.blocks.watch import Watched
 from offramp.config import ORIGINAL, ExitName
 from offramp.decoding.protocol import DecodingLoop
 from offramp.decoding.request import Request, Text
+from offramp.decoding.steps import write_all
 from offramp.errors import ConfigError
 from offramp.models.view import View
 
@@ -145,7 +146,8 @@ def run_loop(loop: DecodingLoop, streamer: Any) -> Any:
             encoder=_encoder(model, inputs),
             put=None if streamer is None else streamer.put,
         )
-        texts = loop.run(model, request, engine_for(model.anatomy, loop.engine))
+        engine = engine_for(model.anatomy, loop.engine)
+        texts = write_all(loop.steps(model, engine), request, engine)
         if streamer is not None:
             streamer.end()
         return _output(texts, request, as_dict=bool(generation_config.return_dict_in_generate))

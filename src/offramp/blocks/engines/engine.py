@@ -28,8 +28,12 @@ class Row(Protocol):
     def lengths(self) -> Sequence[int]:
         """How many tokens each block has seen, L numbers."""
 
-    def cut(self, length: int) -> None:
-        """Forget all tokens from ``length`` on, in every block that has seen them."""
+    def cut(self, length: int | Sequence[int]) -> None:
+        """Forget all tokens from ``length`` on, in every block that has seen them.
+
+        Args:
+            length: One for all blocks, or one for each.
+        """
 
 
 Piece = tuple[Any, int]

@@ -6,6 +6,7 @@ Not here: how a part of a family's blocks is run (offramp.blocks.span).
 """
 
 from collections.abc import Sequence
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -38,11 +39,16 @@ class FamilyRow:
         seen = [layer.get_seq_length() for layer in layers]
         return seen + [0] * (self.depth - len(seen))
 
-    def cut(self, length: int) -> None:
-        """Forget all tokens from ``length`` on."""
-        for block, seen in enumerate(self.lengths):
-            if seen > length:
-                rollback_(self.cache, seen - length, start=block, stop=block + 1)
+    def cut(self, length: int | Sequence[int]) -> None:
+        """Forget all tokens from ``length`` on.
+
+        Args:
+            length: One for all blocks, or one for each.
+        """
+        limits = repeat(length) if isinstance(length, int) else length
+        for block, (seen, limit) in enumerate(zip(self.lengths, limits, strict=False)):
+            if seen > limit:
+                rollback_(self.cache, seen - limit, start=block, stop=block + 1)
 
 
 class FamilyEngine:

@@ -5,6 +5,7 @@ Law: a row that was cut is as if the tokens cut had never come (tests/blocks/tes
 """
 
 from collections.abc import Sequence
+from itertools import repeat
 
 import torch
 from jaxtyping import Float
@@ -24,9 +25,14 @@ class SlotRow:
         self.lengths = [0] * depth
         self.kept: list[Tensor | None] = [None] * depth
 
-    def cut(self, length: int) -> None:
-        """Forget all tokens from ``length`` on; their places are written over."""
-        self.lengths = [min(each, length) for each in self.lengths]
+    def cut(self, length: int | Sequence[int]) -> None:
+        """Forget all tokens from ``length`` on; their places are written over.
+
+        Args:
+            length: One for all blocks, or one for each.
+        """
+        limits = repeat(length) if isinstance(length, int) else length
+        self.lengths = [min(each, limit) for each, limit in zip(self.lengths, limits, strict=False)]
 
     def add(self, block: int, new: Float[Tensor, "tokens heads width"]) -> Tensor:
         """Remember keys and values of the next tokens, and give all of them, [heads, seen, width].
