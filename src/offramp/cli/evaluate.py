@@ -1,7 +1,7 @@
-"""``offramp evaluate``: how good every exit is on a text, and encoder-decoders on pairs.
+"""``offramp evaluate``: how good every exit is, how a model goes on, encoder-decoders on pairs.
 
 Only this module and what it imports first is read for ``--help``; torch and transformers come
-with offramp.cli.measure and offramp.cli.seq2seq_measure.
+with offramp.cli.measure, offramp.cli.open_ended and offramp.cli.seq2seq_measure.
 """
 
 from dataclasses import dataclass
@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from offramp.cli import options, seq2seq_options
+from offramp.cli import open_ended_options, options, seq2seq_options
 from offramp.cli.generate import logs_disabled
+from offramp.cli.open_ended_options import OpenEndedEvaluation
 from offramp.cli.seq2seq_settings import OnePassChoice, PairsEvaluation, refuse
 from offramp.cli.settings import ExitChoice
 from offramp.errors import ConfigError
@@ -133,6 +134,12 @@ def evaluate(  # noqa: PLR0913 - one parameter for each option
     bleu_tokenizer: seq2seq_options.BleuTokenizer = None,
     lowercase: seq2seq_options.Lowercase = False,
     samples: seq2seq_options.Samples = None,
+    open_ended: open_ended_options.OpenEnded = False,
+    ways: open_ended_options.Ways = None,
+    strategies: open_ended_options.Strategies = None,
+    prompt_words: open_ended_options.PromptWords = None,
+    embeddings: open_ended_options.Embeddings = None,
+    seed: open_ended_options.Seed = None,
     model: seq2seq_options.Models = None,
     exits_from: options.ExitsFrom = None,
     exits: Exits = None,
@@ -149,13 +156,16 @@ def evaluate(  # noqa: PLR0913 - one parameter for each option
     json: Json = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Measure every exit on held-out text, or encoder-decoders on pairs.
+    """Measure every exit on held-out text, texts that go on, or encoder-decoders on pairs.
 
     With --data, in one pass of the model, for each exit: cross-entropy and
     perplexity, agreement with the last layer, KL(last || exit), calibration
     (its best token's probability against being the next token of the text),
     and the share of tokens at which it is the first whose answer stays.
     --contrast, --exit and --dola add the perplexity of that way to decode.
+    With --data and --open-ended, for each way to go on with a text: repetition,
+    diversity, coherence and MAUVE, with 95 % intervals, and the difference from
+    the first way.
     With --pairs, for each --model: ROUGE, BLEU, chrF, errors and repetition of
     what it writes for the sources, with 95 % intervals, the difference from
     the first model, times, and the exits of ELMER. Results go to stdout.
@@ -170,7 +180,6 @@ def evaluate(  # noqa: PLR0913 - one parameter for each option
     )
     of_pairs: dict[str, Any] = {
         "max_source_tokens": max_source_tokens,
-        "max_new_tokens": max_new_tokens,
         "num_beams": num_beams,
         "length_penalty": length_penalty,
         "no_repeat_ngram_size": no_repeat_ngram_size,
@@ -180,14 +189,23 @@ def evaluate(  # noqa: PLR0913 - one parameter for each option
         "stemmer": stemmer,
         "bleu_tokenizer": bleu_tokenizer,
         "lowercase": lowercase,
+    }
+    of_texts: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
         "samples": samples,
         "output": output,
         "overwrite": overwrite,
     }
-    of_text: dict[str, Any] = {
-        "block_size": block_size,
+    of_openings: dict[str, Any] = {
+        "ways": ways,
+        "strategies": strategies,
+        "prompt_words": prompt_words,
+        "embeddings": embeddings,
+        "seed": seed,
+    }
+    of_rows: dict[str, Any] = {"block_size": block_size, "exits": exits}
+    of_exits: dict[str, Any] = {
         "exits_from": exits_from,
-        "exits": exits,
         "contrast": contrast,
         "alpha": alpha,
         "exit": exit,
@@ -202,22 +220,38 @@ def evaluate(  # noqa: PLR0913 - one parameter for each option
         "json": json,
         "verbose": verbose,
     }
+    if not open_ended:
+        refuse(of_openings, "belongs to --open-ended; add it")
     if pairs is not None:
-        other = {"data": data, "split": None if split == TRAIN else split, **of_text}
+        other: dict[str, Any] = {"data": data, "split": None if split == TRAIN else split}
+        other |= {"open_ended": open_ended, **of_rows, **of_exits}
         refuse(other, "does not go with --pairs; leave one of them out")
-        _evaluate_pairs(
-            PairsEvaluation(
-                pairs=pairs, model=tuple(model or ()), one_pass=one_pass, **of_pairs, **of_both
-            )
-        )
+        chosen = {**of_pairs, **of_texts, **of_both, "one_pass": one_pass}
+        _evaluate_pairs(PairsEvaluation(pairs=pairs, model=tuple(model or ()), **chosen))
         return
     refuse({**of_pairs, **one_pass.given}, "belongs to --pairs; add --pairs pairs.jsonl")
-    chosen = Evaluation(data=_named(data), split=split, model=_only(model), **of_text, **of_both)
+    of_both |= {"data": _named(data), "split": split, "model": _only(model), **of_exits}
+    if open_ended:
+        refuse(of_rows, "does not go with --open-ended; leave one of them out")
+        _evaluate_openings(OpenEndedEvaluation(**of_openings, **of_texts, **of_both))
+        return
+    refuse(of_texts, "belongs to --pairs or --open-ended; add one of them")
+    _evaluate_exits(Evaluation(**of_rows, **of_both))
+
+
+def _evaluate_exits(settings: Evaluation) -> None:
     # --help and the errors above need no torch, which takes seconds to import.
-    with logs_disabled(not verbose):
+    with logs_disabled(not settings.verbose):
         from offramp.cli.measure import measure  # noqa: PLC0415
 
-    measure(chosen)
+    measure(settings)
+
+
+def _evaluate_openings(settings: OpenEndedEvaluation) -> None:
+    with logs_disabled(not settings.verbose):
+        from offramp.cli.open_ended import go_on  # noqa: PLC0415 - needs torch
+
+    go_on(settings)
 
 
 def _evaluate_pairs(settings: PairsEvaluation) -> None:

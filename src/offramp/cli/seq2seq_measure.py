@@ -6,19 +6,19 @@ Law: what can be refused is refused before the first text is written; after an i
 Not here: scores (offramp.evaluation.text_metrics), the table (offramp.cli.seq2seq_table).
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
-from pathlib import Path
+from functools import partial
 from typing import Any
 
+from offramp.cli.kept_texts import Batch, Kept, write_texts
 from offramp.cli.loading import weights_hash
-from offramp.cli.output import Interrupted, ResultFile, check_output, key_of
+from offramp.cli.output import check_output, key_of
 from offramp.cli.quiet import memory_named, quiet
 from offramp.cli.seq2seq_loading import Source, find_source, one_shot_of
 from offramp.cli.seq2seq_settings import PairsEvaluation, refuse
 from offramp.cli.seq2seq_table import show_systems
-from offramp.cli.show import progress, remark, show_json
+from offramp.cli.show import progress, show_json
 from offramp.evaluation.latency import LEAST_ROUNDS
 from offramp.evaluation.machine import machine_facts
 from offramp.evaluation.pace import Pace, Race
@@ -116,53 +116,36 @@ class _Texts:
 
     def write(self) -> dict[str, list[Written]]:
         """Write what is missing, and give all."""
-        found: dict[int, Written] = {}
-        if self._settings.output is None:
-            with progress(self._total, unit="texts") as advance:
-                for batch in self._work(found):
-                    found.update(batch)
-                    advance(len(batch))
-        else:
-            self._to_file(found)
+        settings = self._settings
+        kept = None
+        if settings.output is not None:
+            kept = Kept(
+                path=settings.output,
+                keys=self._keys(),
+                line=self._line,
+                read=_written,
+                overwrite=settings.overwrite,
+                silent=settings.json,
+            )
+        found = write_texts(self._work(), total=self._total, kept=kept)
         rows = len(self._pairs)
         return {
             name: [found[number * rows + row] for row in range(rows)]
             for number, name in enumerate(self._writers)
         }
 
-    def _work(self, found: Mapping[int, Written]) -> Iterator[dict[int, Written]]:
-        """Write each batch of which a text is missing, model after model."""
+    def _work(self) -> Iterator[Batch[Written]]:
+        """Give each batch, model after model."""
         for number, (name, writer) in enumerate(self._writers.items()):
-            for place, batch in enumerate(self._batches[name]):
-                indices = [number * len(self._pairs) + row for row in batch]
-                if all(index in found for index in indices):
-                    continue
-                texts = writer.write(
-                    [self._sources[row] for row in batch], seed=writer.seed_of(place)
+            for place, rows in enumerate(self._batches[name]):
+                yield Batch(
+                    indices=tuple(number * len(self._pairs) + row for row in rows),
+                    write=partial(
+                        writer.write,
+                        [self._sources[row] for row in rows],
+                        seed=writer.seed_of(place),
+                    ),
                 )
-                new = dict(zip(indices, texts, strict=True))
-                yield {index: text for index, text in new.items() if index not in found}
-
-    def _to_file(self, found: dict[int, Written]) -> None:
-        path = self._settings.output
-        assert path is not None
-        with ResultFile(path, self._keys(), overwrite=self._settings.overwrite) as file:
-            before = len(file.finished)
-            if before:
-                found.update(_read_back(path))
-            try:
-                with progress(self._total, done=before, unit="texts") as advance:
-                    for batch in self._work(found):
-                        file.append({index: self._line(index, batch[index]) for index in batch})
-                        found.update(batch)
-                        advance(len(batch))
-            except KeyboardInterrupt:
-                raise Interrupted(
-                    f"interrupted: {len(file.finished)} of {self._total} texts are in {path}; the "
-                    "same command goes on from there"
-                ) from None
-        if not self._settings.json:
-            remark(f"{self._total} texts in {path}, {self._total - before} of them new")
 
     def _keys(self) -> list[str]:
         keys = []
@@ -189,14 +172,12 @@ class _Texts:
         }
 
 
-def _read_back(path: Path) -> Iterator[tuple[int, Written]]:
-    """Read texts of an earlier run, which ``ResultFile`` has found to be of this one."""
-    for line in path.read_bytes().splitlines():
-        told = json.loads(line)
-        values = {name: told[name] for name in TEXTS}
-        for name in ("tokens", "exits"):
-            values[name] = None if values[name] is None else tuple(values[name])
-        yield told["index"], Written(**values)
+def _written(told: Mapping[str, Any]) -> Written:
+    """Read a text of an earlier run."""
+    values = {name: told[name] for name in TEXTS}
+    for name in ("tokens", "exits"):
+        values[name] = None if values[name] is None else tuple(values[name])
+    return Written(**values)
 
 
 def _paces(

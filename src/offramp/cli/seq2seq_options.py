@@ -85,7 +85,8 @@ Limit = Annotated[
     typer.Option(
         min=1,
         metavar="N",
-        help="Stop reading after about N tokens, with --pairs after N pairs; all by default.",
+        help="Stop reading after about N tokens, with --pairs after N pairs, with --open-ended "
+        "after N beginnings; all by default.",
         rich_help_panel=TEXT,
     ),
 ]
@@ -113,7 +114,8 @@ MaxNewTokens = Annotated[
     typer.Option(
         min=1,
         metavar="N",
-        help="Longest text; by default 128, for ELMER what its canvas has room for.",
+        help="Longest text; by default 128, for ELMER what its canvas has room for, with "
+        "--open-ended 100.",
         rich_help_panel=PAIRS,
     ),
 ]
@@ -158,8 +160,8 @@ Output = Annotated[
         "--output",
         "--out",
         metavar="FILE",
-        help="With --pairs: write the texts there as JSON lines; the same command continues a run "
-        "that was stopped, whatever stopped it.",
+        help="With --pairs or --open-ended: write the texts there as JSON lines; the same command "
+        "continues a run that was stopped, whatever stopped it.",
         rich_help_panel=options.RESULTS,
     ),
 ]

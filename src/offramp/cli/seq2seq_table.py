@@ -7,7 +7,7 @@ from offramp.cli.show import show_text
 from offramp.cli.table import console_of, table_of
 from offramp.evaluation.latency import Ratio
 from offramp.evaluation.resampling import Difference, Score
-from offramp.evaluation.seq2seq_report import Seq2SeqReport, System
+from offramp.evaluation.seq2seq_report import Seq2SeqReport
 
 FORMS = {"points": (1.0, ".2f", ""), "share": (100.0, ".2f", " %"), "ratio": (1.0, ".3f", "")}
 """Factor, format and unit after the name, of each way to count."""
@@ -26,7 +26,7 @@ def show_systems(report: Seq2SeqReport, *, title: str) -> None:
     for name, system in zip(names, report.systems, strict=True):
         if system.against_first is not None:
             show_text(f"{name} less {names[0]}")
-            console.print(_differences(system.against_first))
+            console.print(differences_table(system.against_first))
     columns = ["model", "decoding", "parameters", "unfinished %"]
     console.print(table_of(columns, _facts(report, names)))
     if any(each.one_pass for each in report.systems):
@@ -55,20 +55,28 @@ def short_names(names: Sequence[str]) -> list[str]:
 def _scores(report: Seq2SeqReport, names: Sequence[str]) -> object:
     columns = ["score", *(part for name in names for part in (name, "+/-"))]
     rows = [
-        [_titled(scores[0]), *(cell for each in scores for cell in (_value(each), _margin(each)))]
+        [
+            titled(scores[0]),
+            *(cell for each in scores for cell in (value_cell(each), margin_cell(each))),
+        ]
         for scores in zip(*(each.scores for each in report.systems), strict=True)
     ]
     return table_of(columns, rows)
 
 
-def _differences(differences: Sequence[Difference]) -> object:
+def differences_table(differences: Sequence[Difference]) -> object:
+    """Make a table of how scores differ.
+
+    Args:
+        differences: Of one system from another.
+    """
     columns = ["score", "difference", "from", "to", "p"]
     return table_of(
         columns,
         [
             [
-                _titled(each),
-                _value(each),
+                titled(each),
+                value_cell(each),
                 _counted(each, each.low),
                 _counted(each, each.high),
                 "" if each.p_value is None else f"{each.p_value:.3f}",
@@ -136,22 +144,28 @@ def _legend(report: Seq2SeqReport) -> None:
             "alone: one source at a time; text to text, models in turn; times faster than the "
             "first model, with the interval of the median ratio"
         )
-    for flavour, names in _flavours(report.systems[0]).items():
-        show_text(f"{', '.join(names)}: {flavour}")
+    show_flavours(report.systems[0].scores)
 
 
-def _flavours(system: System) -> dict[str, list[str]]:
+def show_flavours(scores: Sequence[Score]) -> None:
+    """Print what must be known to get the same numbers again, scores of one flavour together.
+
+    Args:
+        scores: Of one system.
+    """
     found: dict[str, list[str]] = {}
-    for each in system.scores:
+    for each in scores:
         found.setdefault(each.flavour, []).append(_named(each))
-    return found
+    for flavour, names in found.items():
+        show_text(f"{', '.join(names)}: {flavour}")
 
 
 def _named(score: Score | Difference) -> str:
     return score.name.replace("_", " ")
 
 
-def _titled(score: Score | Difference) -> str:
+def titled(score: Score | Difference) -> str:
+    """Name a score, with the unit that it is shown in."""
     return _named(score) + FORMS[score.unit][2]
 
 
@@ -160,11 +174,13 @@ def _counted(score: Score | Difference, value: float | None) -> str:
     return "" if value is None else format(factor * value, form)
 
 
-def _value(score: Score | Difference) -> str:
+def value_cell(score: Score | Difference) -> str:
+    """Show a number in its unit."""
     return _counted(score, score.value)
 
 
-def _margin(score: Score) -> str:
+def margin_cell(score: Score) -> str:
+    """Show half the interval of a score."""
     half = None if score.low is None or score.high is None else (score.high - score.low) / 2
     return _counted(score, half)
 

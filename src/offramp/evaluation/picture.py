@@ -7,6 +7,8 @@ Not here: measuring (offramp.evaluation.exits).
 Matplotlib is imported where it draws, since only the extra ``eval`` brings it.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -56,17 +58,38 @@ def draw(report: Report, path: Path, *, title: str = "") -> None:
         ConfigError: The name ends in neither, or matplotlib is missing.
         InputError: The file cannot be written.
     """
+    with panels(path, 2, size=SIZE, title=title) as (left, right):
+        _agreement(left, report)
+        _perplexity(right, report)
+        for panel in (left, right):
+            panel.set_xlabel(f"exit (number of blocks, of {report.depth})")
+
+
+@contextmanager
+def panels(
+    path: Path, count: int, *, size: tuple[float, float], title: str
+) -> Iterator[Sequence[Any]]:
+    """Give empty panels side by side, and write them into a file when the block ends.
+
+    Args:
+        path: An .svg or .png file.
+        count: Panels.
+        size: Inches, all panels together.
+        title: A line above them.
+
+    Raises:
+        ConfigError: The name ends in neither, or matplotlib is missing.
+        InputError: The file cannot be written.
+    """
     check_picture(path)
     from matplotlib import rc_context  # noqa: PLC0415 - only the extra "eval" has it
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     with rc_context({"svg.hashsalt": "offramp", "svg.fonttype": "none"}):
-        figure = Figure(figsize=SIZE, layout="constrained")
-        left, right = figure.subplots(1, 2)
-        _agreement(left, report)
-        _perplexity(right, report)
-        for panel in (left, right):
-            panel.set_xlabel(f"exit (number of blocks, of {report.depth})")
+        figure = Figure(figsize=size, layout="constrained")
+        drawn = figure.subplots(1, count, squeeze=False)[0]
+        yield drawn
+        for panel in drawn:
             panel.spines[["top", "right"]].set_visible(False)
             panel.grid(axis="y", color="0.9")
         figure.suptitle(title, fontsize="medium")

@@ -48,8 +48,8 @@ class System:
             "model": self.name,
             "decoding": self.decoding,
             "parameters": self.parameters,
-            "scores": {each.name: _numbers(each) for each in self.scores},
-            "against_first": None if against is None else {x.name: _numbers(x) for x in against},
+            "scores": {each.name: numbers_of(each) for each in self.scores},
+            "against_first": None if against is None else {x.name: numbers_of(x) for x in against},
             "unfinished": self.unfinished,
             "one_pass": None if self.one_pass is None else asdict(self.one_pass),
             "speed": None if self.pace is None else asdict(self.pace),
@@ -77,7 +77,7 @@ class Seq2SeqReport:
         return {
             "rows": self.rows,
             "intervals": {"confidence": 0.95, "samples": self.samples, "seed": self.seed},
-            "scores": {each.name: _meaning(each) for each in self.systems[0].scores},
+            "scores": {each.name: meaning_of(each) for each in self.systems[0].scores},
             "models": [each.as_json() for each in self.systems],
         }
 
@@ -122,10 +122,12 @@ def report_of(
     )
 
 
-def _numbers(found: Score | Difference) -> dict[str, float | None]:
+def numbers_of(found: Score | Difference) -> dict[str, float | None]:
+    """Give a score's or a difference's numbers as plain values."""
     numbers = {"value": found.value, "low": found.low, "high": found.high}
     return numbers | ({"p_value": found.p_value} if isinstance(found, Difference) else {})
 
 
-def _meaning(score: Score) -> dict[str, str]:
+def meaning_of(score: Score) -> dict[str, str]:
+    """Give what a score is as plain values, but its name."""
     return {name: value for name, value in described(score).items() if name != "name"}
