@@ -9,7 +9,7 @@ Not here: running the model (offramp.models.tracing), what a rule changes (offra
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -41,6 +41,7 @@ class Gated(NamedTuple):
     leaves: Tensor
 
 
+@runtime_checkable
 class SeenText(Protocol):
     """A text that has been through the model, ready to be asked about."""
 
