@@ -151,24 +151,39 @@ class _Asking:
         for exit in self.exits:
             scores = view.logits(exit)[0]
             agrees.append((scores.argmax(-1).to(last.device) == last).cpu())
-            confidence = self._confidence(part, (before, exit), scores)
+            pair = (before, exit)
+            confidence = confidence_of(self.reader, part, rule=self.rule, pair=pair, scores=scores)
             refuse_nan(confidence, f"exit {exit}")
             sure.append(confidence.float().cpu())
             before = exit
         return torch.stack(sure, -1), torch.stack(agrees, -1)
 
-    def _confidence(
-        self, part: Positions, pair: tuple[int, int], scores: Float[Tensor, "tokens vocab"]
-    ) -> Float[Tensor, " tokens"]:
-        """Ask one exit; ``pair`` is the exit before it, and it."""
-        before, exit = pair
-        if self.rule in BY_SCORES:
-            return BY_SCORES[self.rule](scores)
-        state = part.of(part.states[exit])[0]
-        if self.rule == "saturation":
-            return saturation(state, part.of(part.states[before])[0].to(state.device))
-        confidence: Tensor = _gate(self.reader.projections[exit], exit).confidence(state)
-        return confidence
+
+def confidence_of(
+    reader: Reader,
+    part: Positions,
+    *,
+    rule: str,
+    pair: tuple[int, int],
+    scores: Float[Tensor, "tokens vocab"] | None,
+) -> Float[Tensor, " tokens"]:
+    """Ask one exit how sure it is, 0 to 1.
+
+    Args:
+        reader: Has the exit, and for ``saturation`` the one before it.
+        part: Some positions.
+        rule: One of ``RECORDED_RULES``.
+        pair: The exit before it, and it.
+        scores: What the exit says; only the rules in ``BY_SCORES`` need them.
+    """
+    before, exit = pair
+    if rule in BY_SCORES and scores is not None:
+        return BY_SCORES[rule](scores)
+    state = part.of(part.states[exit])[0]
+    if rule == "saturation":
+        return saturation(state, part.of(part.states[before])[0].to(state.device))
+    confidence: Tensor = _gate(reader.projections[exit], exit).confidence(state)
+    return confidence
 
 
 def _gate(projection: Projection, exit: int) -> Any:
