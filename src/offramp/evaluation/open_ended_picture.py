@@ -1,7 +1,7 @@
 """Draw ways to go on with a text: a panel for each score, a group of bars for each strategy.
 
 In:  an ``OpenEndedReport``. Out: an SVG or PNG file.
-Law: one report makes one picture, byte for byte (tests/evaluation/test_open_ended_picture.py).
+Law: one report makes one picture, byte for byte (tests/evaluation/test_open_ended_report.py).
 Not here: measuring (offramp.evaluation.open_ended_report).
 """
 
