@@ -21,8 +21,10 @@ from offramp.cli import (
     export,
     finetune,
     generate,
+    lm_eval,
     models,
     pretrain,
+    serve,
     train,
 )
 from offramp.cli.output import Interrupted
@@ -47,7 +49,9 @@ app.command("train", epilog=train.EXAMPLE)(train.train)
 app.command("pretrain", epilog=pretrain.EXAMPLE)(pretrain.pretrain)
 app.command("finetune", epilog=finetune.EXAMPLE)(finetune.finetune)
 app.command("distill-data", epilog=distill.EXAMPLE)(distill.distill_data)
+app.command("lm-eval", epilog=lm_eval.EXAMPLE, context_settings=lm_eval.CONTEXT)(lm_eval.lm_eval)
 app.command("export", epilog=export.EXAMPLE)(export.export)
+app.command("serve", epilog=serve.EXAMPLE)(serve.serve)
 app.command("models", epilog=models.MODELS_EXAMPLE)(models.models)
 app.command("version", epilog=models.VERSION_EXAMPLE)(models.version)
 
