@@ -11,6 +11,7 @@ The command line prints that line and exits with code 2; anything else is a bug 
     ├── CheckpointError   (ValueError)         a file of weights is damaged, foreign or does not fit
     ├── CacheError        (RuntimeError)       a key-value cache cannot do what was asked of it
     ├── DownloadError     (ConnectionError)    the embedded default could not be fetched
+    ├── ScaleError        (RuntimeError)       a cluster cannot be joined, or its workers die
     └── Busy              (RuntimeError)       too many texts wait already; try again later
 """
 
@@ -45,6 +46,10 @@ class CacheError(OfframpError, RuntimeError):
 
 class DownloadError(OfframpError, ConnectionError):
     """The embedded default model could not be fetched."""
+
+
+class ScaleError(OfframpError, RuntimeError):
+    """A cluster cannot be joined, has no room, or its workers die."""
 
 
 class Busy(OfframpError, RuntimeError):  # noqa: N818 - a state, not a fault

@@ -118,8 +118,8 @@ def test_an_argument_that_is_not_utf8_is_refused():
         read(argument=b"f\xe4hre".decode(errors="surrogateescape"))
 
 
-def test_no_source_is_refused_with_the_four_ways():
-    with pytest.raises(InputError, match="as argument, by --file, by --jsonl or through standard"):
+def test_no_source_is_refused_with_the_five_ways():
+    with pytest.raises(InputError, match="as argument, by --file, by --jsonl, by --parquet or"):
         read()
 
 

@@ -8,7 +8,7 @@ Not here: where results go (offramp.cli.run).
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +55,7 @@ class Answers:
         Raises:
             OfframpError: The model cannot be loaded, or does not fit settings or prompts.
         """
-        self._settings, self._prompts = settings, prompts
+        self._settings = settings
         self._rule, self._decoding = read_decoding(settings)
         self._loaded = load(
             settings.model,
@@ -72,7 +72,18 @@ class Answers:
                 f"--batch-size {settings.batch_size} needs a token to pad with; the tokenizer of "
                 f"{self._loaded.name} has none; use --batch-size 1"
             )
-        self._tokens = [encode(prompt, self._loaded, settings) for prompt in prompts]
+        self.read(dict(enumerate(prompts)))
+
+    def read(self, prompts: Mapping[int, Prompt]) -> None:
+        """Take these prompts, by index, in the place of those that were there.
+
+        Raises:
+            OfframpError: One of them cannot be answered.
+        """
+        self._prompts = prompts
+        self._tokens = {
+            index: encode(each, self._loaded, self._settings) for index, each in prompts.items()
+        }
 
     def facts(self) -> dict[str, Any]:
         """Name all that decides the texts; device and speed do not."""
@@ -91,8 +102,7 @@ class Answers:
 
     def batches(self) -> list[range]:
         """Cut the prompts into batches, the same ones in every run."""
-        count, size = len(self._prompts), self._settings.batch_size
-        return [range(first, min(first + size, count)) for first in range(0, count, size)]
+        return batches_of(len(self._prompts), self._settings.batch_size)
 
     def answer(self, batch: range) -> list[Result]:
         """Answer one batch of prompts."""
@@ -153,6 +163,16 @@ class Answers:
         """Give an option's value: the user's, or the model's own."""
         own = getattr(self._loaded.model.generation_config, name)
         return self._settings.sampling.get(name, own)
+
+
+def batches_of(count: int, size: int) -> list[range]:
+    """Cut prompts into batches, the same ones in every run.
+
+    Example:
+        >>> batches_of(5, 2)
+        [range(0, 2), range(2, 4), range(4, 5)]
+    """
+    return [range(first, min(first + size, count)) for first in range(0, count, size)]
 
 
 def _noted(rule: object, made: Any, row: int) -> dict[str, float]:

@@ -4,13 +4,13 @@ Only this module and what it imports first is read for ``--help``; torch and tra
 with offramp.cli.measure, offramp.cli.open_ended and offramp.cli.seq2seq_measure.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from offramp.cli import open_ended_options, options, seq2seq_options
+from offramp.cli import open_ended_options, options, seq2seq_options, spreading
 from offramp.cli.generate import logs_disabled
 from offramp.cli.open_ended_options import OpenEndedEvaluation
 from offramp.cli.seq2seq_settings import OnePassChoice, PairsEvaluation, refuse
@@ -107,6 +107,7 @@ class Evaluation(ExitChoice):
     picture: Path | None
     json: bool
     verbose: bool
+    spread: spreading.Spread = field(default_factory=spreading.Spread)
 
 
 def evaluate(  # noqa: PLR0913 - one parameter for each option
@@ -150,6 +151,11 @@ def evaluate(  # noqa: PLR0913 - one parameter for each option
     batch_size: BatchSize = 8,
     dtype: options.DtypeName = options.Dtype.auto,
     device: options.Device = "auto",
+    engine: spreading.EngineName = spreading.Engine.here,
+    ray_address: spreading.RayAddress = None,
+    workers: spreading.Workers = None,
+    worker_cpus: spreading.WorkerCpus = None,
+    worker_gpus: spreading.WorkerGpus = None,
     picture: Picture = None,
     output: seq2seq_options.Output = None,
     overwrite: options.Overwrite = False,
@@ -220,13 +226,22 @@ def evaluate(  # noqa: PLR0913 - one parameter for each option
         "json": json,
         "verbose": verbose,
     }
+    spread = spreading.Spread(
+        engine=engine.value,
+        ray_address=ray_address,
+        workers=workers,
+        worker_cpus=worker_cpus,
+        worker_gpus=worker_gpus,
+    )
+    if spread.on_ray and open_ended:
+        raise ConfigError("--engine ray does not go with --open-ended; leave one of them out")
     if not open_ended:
         refuse(of_openings, "belongs to --open-ended; add it")
     if pairs is not None:
         other: dict[str, Any] = {"data": data, "split": None if split == TRAIN else split}
         other |= {"open_ended": open_ended, **of_rows, **of_exits}
         refuse(other, "does not go with --pairs; leave one of them out")
-        chosen = {**of_pairs, **of_texts, **of_both, "one_pass": one_pass}
+        chosen = {**of_pairs, **of_texts, **of_both, "one_pass": one_pass, "spread": spread}
         _evaluate_pairs(PairsEvaluation(pairs=pairs, model=tuple(model or ()), **chosen))
         return
     refuse({**of_pairs, **one_pass.given}, "belongs to --pairs; add --pairs pairs.jsonl")
@@ -236,7 +251,7 @@ def evaluate(  # noqa: PLR0913 - one parameter for each option
         _evaluate_openings(OpenEndedEvaluation(**of_openings, **of_texts, **of_both))
         return
     refuse(of_texts, "belongs to --pairs or --open-ended; add one of them")
-    _evaluate_exits(Evaluation(**of_rows, **of_both))
+    _evaluate_exits(Evaluation(**of_rows, **of_both, spread=spread))
 
 
 def _evaluate_exits(settings: Evaluation) -> None:

@@ -6,12 +6,13 @@ with offramp.cli.run.
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
-from offramp.cli import options, seq2seq_options
+from offramp.cli import options, seq2seq_options, spreading
 from offramp.cli.output import check_output
-from offramp.cli.prompts import read_prompts
+from offramp.cli.prompts import Prompt, PromptFile, read_prompts
 from offramp.cli.seq2seq_settings import OnePassChoice
 from offramp.cli.settings import Display, Settings
 from offramp.errors import ConfigError
@@ -24,6 +25,7 @@ def generate(  # noqa: PLR0913 - one parameter for each option
     *,
     file: options.PromptFile = None,
     jsonl: options.PromptJsonl = None,
+    parquet: options.PromptParquet = None,
     chat: options.Chat = None,
     system: options.System = None,
     model: options.Model = None,
@@ -55,6 +57,11 @@ def generate(  # noqa: PLR0913 - one parameter for each option
     batch_size: options.BatchSize = 1,
     dtype: options.DtypeName = options.Dtype.auto,
     device: options.Device = "auto",
+    engine: spreading.EngineName = spreading.Engine.here,
+    ray_address: spreading.RayAddress = None,
+    workers: spreading.Workers = None,
+    worker_cpus: spreading.WorkerCpus = None,
+    worker_gpus: spreading.WorkerGpus = None,
     stream: options.Stream = False,
     output: options.Output = None,
     overwrite: options.Overwrite = False,
@@ -105,17 +112,36 @@ def generate(  # noqa: PLR0913 - one parameter for each option
         seed=seed,
     )
     display = Display(stream=stream, json=json, output=output, overwrite=overwrite, verbose=verbose)
+    spread = spreading.Spread(
+        engine=engine.value,
+        ray_address=ray_address,
+        workers=workers,
+        worker_cpus=worker_cpus,
+        worker_gpus=worker_gpus,
+    )
+    files = {"file": file, "jsonl": jsonl, "parquet": parquet}
     if output is not None:
-        check_output(output, inputs=[each for each in (file, jsonl) if each is not None])
-    stdin = None if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read
-    prompts = read_prompts(argument=prompt, file=file, jsonl=jsonl, stdin=stdin)
-    if stream and len(prompts) > 1:
-        raise ConfigError(f"--stream shows one text, got {len(prompts)} prompts; use --output")
+        check_output(output, inputs=[each for each in files.values() if each is not None])
+    prompts = _prompts(prompt, files, again=spread.on_ray)
+    if stream and (len(prompts) > 1 or spread.on_ray):
+        told = "--engine ray" if spread.on_ray else f"{len(prompts)} prompts"
+        raise ConfigError(f"--stream shows one text, got {told}; use --output")
     # --help and the errors above need no torch, which takes seconds to import.
     with logs_disabled(not verbose):
         from offramp.cli.run import run  # noqa: PLC0415
 
-    run(settings, prompts, display)
+    run(settings, prompts, display, spread=spread)
+
+
+def _prompts(
+    prompt: str | None, files: Mapping[str, Path | None], *, again: bool
+) -> Collection[Prompt]:
+    """Read the prompts, or make what reads a file of them again and again."""
+    given = [name for name, path in files.items() if path is not None]
+    if again and prompt is None and len(given) == 1:
+        return PromptFile(**files)
+    stdin = None if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read
+    return read_prompts(argument=prompt, stdin=stdin, **files)
 
 
 @contextmanager

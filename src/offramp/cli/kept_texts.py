@@ -53,8 +53,21 @@ class Kept(Generic[Text]):
     silent: bool
 
 
+Writing = Callable[[Sequence[Batch[Text]]], Iterable[Sequence[Text]]]
+"""Gives the texts of batches, in order; as a rule it calls what each batch brings."""
+
+
+def here(batches: Sequence[Batch[Text]]) -> Iterator[Sequence[Text]]:
+    """Write batches one after the other, in this process."""
+    return (batch.write() for batch in batches)
+
+
 def write_texts(
-    batches: Iterable[Batch[Text]], *, total: int, kept: Kept[Text] | None
+    batches: Iterable[Batch[Text]],
+    *,
+    total: int,
+    kept: Kept[Text] | None,
+    writing: Writing[Text] = here,
 ) -> dict[int, Text]:
     """Write what is missing, and give all texts by index.
 
@@ -62,6 +75,7 @@ def write_texts(
         batches: Of all texts.
         total: How many texts there are.
         kept: Where they are kept; None keeps them in memory only.
+        writing: Writes the batches of which a text is missing.
 
     Raises:
         InputError: The file cannot be written, or is another run's.
@@ -69,17 +83,20 @@ def write_texts(
     """
     found: dict[int, Text] = {}
     if kept is not None:
-        _with_file(batches, found, total, kept)
+        _with_file(lambda: _work(batches, found, writing), found, total, kept)
         return found
     with progress(total, unit="texts") as advance:
-        for batch in _work(batches, found):
+        for batch in _work(batches, found, writing):
             found.update(batch)
             advance(len(batch))
     return found
 
 
 def _with_file(
-    batches: Iterable[Batch[Text]], found: dict[int, Text], total: int, kept: Kept[Text]
+    work: Callable[[], Iterator[dict[int, Text]]],
+    found: dict[int, Text],
+    total: int,
+    kept: Kept[Text],
 ) -> None:
     with ResultFile(kept.path, kept.keys, overwrite=kept.overwrite) as file:
         before = len(file.finished)
@@ -87,7 +104,7 @@ def _with_file(
             found.update(_read_back(kept))
         try:
             with progress(total, done=before, unit="texts") as advance:
-                for batch in _work(batches, found):
+                for batch in work():
                     file.append({index: kept.line(index, batch[index]) for index in batch})
                     found.update(batch)
                     advance(len(batch))
@@ -100,12 +117,15 @@ def _with_file(
         remark(f"{total} texts in {kept.path}, {total - before} of them new")
 
 
-def _work(batches: Iterable[Batch[Text]], found: Mapping[int, Text]) -> Iterator[dict[int, Text]]:
+def _work(
+    batches: Iterable[Batch[Text]], found: Mapping[int, Text], writing: Writing[Text]
+) -> Iterator[dict[int, Text]]:
     """Write each batch of which a text is missing; give the missing ones."""
-    for batch in batches:
-        if all(index in found for index in batch.indices):
-            continue
-        new = dict(zip(batch.indices, batch.write(), strict=True))
+    missing = [each for each in batches if not all(index in found for index in each.indices)]
+    if not missing:
+        return
+    for batch, texts in zip(missing, writing(missing), strict=True):
+        new = dict(zip(batch.indices, texts, strict=True))
         yield {index: text for index, text in new.items() if index not in found}
 
 

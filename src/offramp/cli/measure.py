@@ -11,10 +11,11 @@ from offramp.cli.loading import Loaded, load
 from offramp.cli.quiet import memory_named, quiet
 from offramp.cli.rule import read_rule
 from offramp.cli.show import progress, show_json
+from offramp.cli.spread_evaluation import spread_sums
 from offramp.cli.table import show_report
 from offramp.cli.texts import batched, check_readable, read_rows
 from offramp.config import parse_exits
-from offramp.evaluation.exits import measure_exits
+from offramp.evaluation.exits import ExitMeter
 from offramp.evaluation.picture import check_picture, draw
 from offramp.evaluation.report import Report
 from offramp.models.multiexit import check_rule
@@ -53,12 +54,15 @@ def _measured(settings: Evaluation) -> tuple[Loaded, Report]:
     if rule is not None:
         check_rule(loaded.model, rule)
     rows, collate = read_rows(settings, loaded)
+    meter = ExitMeter(loaded.model, exits=exits, rules={} if rule is None else {name: rule})
+    total = meter.nothing()
     with progress(len(rows), unit="rows") as advance:
-        report = measure_exits(
-            loaded.model,
-            batched(rows, collate, settings.batch_size, loaded),
-            exits=exits,
-            rules={} if rule is None else {name: rule},
-            advance=advance,
-        )
-    return loaded, report
+        if settings.spread.on_ray:
+            parts = spread_sums(settings, rows)
+        else:
+            batches = batched(rows, collate, settings.batch_size, loaded)
+            parts = (meter.count(batch) for batch in batches)
+        for part in parts:
+            total.merge(part)
+            advance(part.means.rows)
+    return loaded, meter.report(total)

@@ -43,6 +43,15 @@ PromptJsonl = Annotated[
         rich_help_panel=SOURCE,
     ),
 ]
+PromptParquet = Annotated[
+    Path | None,
+    typer.Option(
+        "--parquet",
+        metavar="FILE",
+        help='A file of Parquet with a column "prompt" or "messages". Needs the extra ray or eval.',
+        rich_help_panel=SOURCE,
+    ),
+]
 Chat = Annotated[
     bool | None,
     typer.Option(
@@ -249,8 +258,8 @@ Output = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="Write JSON lines there instead of to stdout; the same command continues a run that "
-        "was stopped, whatever stopped it.",
+        help="Write JSON lines there instead of to stdout (Parquet if it ends in .parquet); "
+        "the same command continues a run that was stopped, whatever stopped it.",
         rich_help_panel=RESULTS,
     ),
 ]

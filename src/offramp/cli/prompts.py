@@ -1,21 +1,27 @@
-"""Read prompts from an argument, a file of lines, JSON lines or standard input.
+"""Read prompts from an argument, a file of lines, JSON lines, Parquet or standard input.
 
-In:  one of the four. Out: prompts, each with a name of its place for messages.
+In:  one of the five. Out: prompts, each with a name of its place for messages.
 Law: nothing is skipped: a line that cannot be used ends in one line of text that names it
      (tests/cli/test_prompts.py).
 Not here: chat templates and tokens (offramp.cli.answers).
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from offramp.cli.parquet import rows_of
 from offramp.errors import ConfigError, InputError
+from offramp.models.files import json_of
 
 Message = Mapping[str, str]
 """A turn of a conversation: ``role`` and ``content``."""
+
+MARK = b"\xef\xbb\xbf"
+"""What some editors write before UTF-8."""
 
 JSON_LINE = '{"prompt": "text"} or {"messages": [{"role": "user", "content": "text"}]}'
 
@@ -39,6 +45,7 @@ def read_prompts(
     file: Path | None,
     jsonl: Path | None,
     stdin: Callable[[], bytes] | None,
+    parquet: Path | None = None,
 ) -> list[Prompt]:
     """Read all prompts, at least one.
 
@@ -48,6 +55,7 @@ def read_prompts(
         jsonl: A file with one JSON object a line.
         stdin: Reads standard input, which is one prompt; None if that is a terminal. Called only if
             there is no other source.
+        parquet: A file of Parquet with a column ``prompt`` or ``messages``.
 
     Raises:
         ConfigError: More than one source.
@@ -57,39 +65,102 @@ def read_prompts(
         >>> read_prompts(argument="Hello", file=None, jsonl=None, stdin=None)[0].content
         'Hello'
     """
-    sources = {"a prompt as argument": argument, "--file": file, "--jsonl": jsonl}
+    sources = {
+        "a prompt as argument": argument,
+        "--file": file,
+        "--jsonl": jsonl,
+        "--parquet": parquet,
+    }
     given = [name for name, value in sources.items() if value is not None]
     if len(given) > 1:
         raise ConfigError(f"{' and '.join(given)} exclude each other; keep one of them")
     if argument is not None:
         return [Prompt(content=_checked(argument, "the prompt"), place="the prompt")]
-    if file is not None:
-        return [Prompt(content=_checked(line, place), place=place) for place, line in _lines(file)]
-    if jsonl is not None:
-        return [_from_json(line, place) for place, line in _lines(jsonl)]
+    for path in (file, jsonl, parquet):
+        if path is not None:
+            return list(_reader(file=file, jsonl=jsonl, parquet=parquet)())
     if stdin is None:
         raise InputError(
-            "no prompt: give one as argument, by --file, by --jsonl or through standard input"
+            "no prompt: give one as argument, by --file, by --jsonl, by --parquet or through "
+            "standard input"
         )
     place = "standard input"
     text = _decoded(stdin(), place).removesuffix("\n")
     return [Prompt(content=_checked(text, place), place=place)]
 
 
+class PromptFile(Collection[Prompt]):
+    """The prompts of a file, which are read anew each time and never all there at once."""
+
+    def __init__(self, *, file: Path | None, jsonl: Path | None, parquet: Path | None) -> None:
+        """Read the file once, and refuse what cannot be used.
+
+        Args:
+            file: See ``read_prompts``; one of the three is given.
+            jsonl: As well.
+            parquet: As well.
+
+        Raises:
+            InputError: It cannot be used.
+        """
+        self._read = _reader(file=file, jsonl=jsonl, parquet=parquet)
+        self._count = sum(1 for _ in self._read())
+
+    def __iter__(self) -> Iterator[Prompt]:
+        """Read them, in order."""
+        return self._read()
+
+    def __len__(self) -> int:
+        """Count them."""
+        return self._count
+
+    def __contains__(self, prompt: object) -> bool:
+        """Look for one."""
+        return any(each == prompt for each in self)
+
+
+def _reader(
+    *, file: Path | None, jsonl: Path | None, parquet: Path | None
+) -> Callable[[], Iterator[Prompt]]:
+    if file is not None:
+        return partial(_from_lines, file)
+    if jsonl is not None:
+        return partial(_from_json_lines, jsonl)
+    assert parquet is not None
+    return partial(_from_parquet, parquet)
+
+
+def _from_lines(path: Path) -> Iterator[Prompt]:
+    for place, line in _lines(path):
+        yield Prompt(content=_checked(line, place), place=place)
+
+
+def _from_json_lines(path: Path) -> Iterator[Prompt]:
+    for place, line in _lines(path):
+        yield _from_json(line, place)
+
+
+def _from_parquet(path: Path) -> Iterator[Prompt]:
+    for place, row in rows_of(path, columns=("prompt", "messages")):
+        yield _prompt_of({name: each for name, each in row.items() if each is not None}, place)
+
+
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
     """Give each line with the name of its place; only a newline ends a line."""
     try:
-        data = path.read_bytes()
+        file = path.open("rb")
     except OSError as error:
         raise InputError(
             f"cannot read {path}: {error.strerror or error}; name a file of prompts"
         ) from None
-    lines = data.removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n").split(b"\n")
-    if lines == [b""]:
-        raise InputError(f"{path} holds no prompt; write one a line")
-    for number, line in enumerate(lines, start=1):
-        place = f"{path}, line {number}"
-        yield place, _decoded(line, place).removesuffix("\r")
+    with file:
+        if next(iter(file), b"").removeprefix(MARK) in (b"", b"\n") and not file.read(1):
+            raise InputError(f"{path} holds no prompt; write one a line")
+        file.seek(0)
+        for number, line in enumerate(file, start=1):
+            place = f"{path}, line {number}"
+            bare = line.removeprefix(MARK) if number == 1 else line
+            yield place, _decoded(bare.removesuffix(b"\n"), place).removesuffix("\r")
 
 
 def _decoded(data: bytes, place: str) -> str:
@@ -116,13 +187,18 @@ def _checked(text: str, place: str) -> str:
 def _from_json(line: str, place: str) -> Prompt:
     """Read one JSON line; keys other than ``prompt`` and ``messages`` are somebody else's."""
     try:
-        found = json.loads(line)
+        found = json_of(line)
     except ValueError as error:
         raise InputError(
             f"{place}: not JSON ({error}), got {_shown(line)}; write {JSON_LINE}"
         ) from None
+    return _prompt_of(found, place)
+
+
+def _prompt_of(found: Any, place: str) -> Prompt:
+    """Read one object, of a line or a row."""
     if not isinstance(found, dict) or ("prompt" in found) == ("messages" in found):
-        raise InputError(f"{place}: got {_shown(line)}; write {JSON_LINE}")
+        raise InputError(f"{place}: got {_shown(found)}; write {JSON_LINE}")
     if "messages" in found:
         return Prompt(content=_messages(found["messages"], place), place=place)
     if not isinstance(found["prompt"], str):

@@ -7,10 +7,10 @@ Not here: where results go (offramp.cli.run), other models (offramp.cli.answers)
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from offramp.cli.answers import Answers, Result
+from offramp.cli.answers import Answers, Result, batches_of
 from offramp.cli.loading import weights_hash
 from offramp.cli.prompts import Prompt
 from offramp.cli.seq2seq_loading import find_source, is_elmer, one_shot_of
@@ -61,8 +61,8 @@ class OnePassAnswers:
             OfframpError: The model cannot be loaded, or does not fit settings or prompts.
         """
         _refuse_others(settings)
-        self._settings, self._prompts = settings, prompts
-        self._sources = [_source(each) for each in prompts]
+        self._settings = settings
+        sources = {index: _source(each) for index, each in enumerate(prompts)}
         self._decoding = _decoding(settings)
         self._writer = find_source(str(settings.model)).load(
             WriteSettings(
@@ -74,7 +74,20 @@ class OnePassAnswers:
             dtype=settings.dtype,
             device=settings.device,
         )
-        self._writer.batches(self._sources, places=[each.place for each in prompts])
+        self._take(sources, [each.place for each in prompts])
+
+    def read(self, prompts: Mapping[int, Prompt]) -> None:
+        """Take these prompts, by index, in the place of those that were there.
+
+        Raises:
+            OfframpError: One of them cannot be answered.
+        """
+        sources = {index: _source(each) for index, each in prompts.items()}
+        self._take(sources, [each.place for each in prompts.values()])
+
+    def _take(self, sources: Mapping[int, str], places: Sequence[str]) -> None:
+        self._sources = sources
+        self._writer.batches(list(sources.values()), places=places)
 
     def facts(self) -> dict[str, object]:
         """Give everything beside the prompt that decides a result."""
@@ -90,8 +103,7 @@ class OnePassAnswers:
 
     def batches(self) -> list[range]:
         """Cut the prompts into batches, the same ones in every run."""
-        count, size = len(self._prompts), self._settings.batch_size
-        return [range(first, min(first + size, count)) for first in range(0, count, size)]
+        return batches_of(len(self._sources), self._settings.batch_size)
 
     def answer(self, batch: range) -> list[OnePassResult]:
         """Answer one batch of prompts."""

@@ -7,23 +7,25 @@ Not here: scores (offramp.evaluation.text_metrics), the table (offramp.cli.seq2s
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from functools import partial
 from typing import Any
 
-from offramp.cli.kept_texts import Batch, Kept, write_texts
+from offramp.cli.kept_texts import Batch, Kept, Writing, here, write_texts
 from offramp.cli.loading import weights_hash
 from offramp.cli.output import check_output, key_of
 from offramp.cli.quiet import memory_named, quiet
-from offramp.cli.seq2seq_loading import Source, find_source, one_shot_of
-from offramp.cli.seq2seq_settings import PairsEvaluation, refuse
+from offramp.cli.seq2seq_settings import PairsEvaluation
 from offramp.cli.seq2seq_table import show_systems
+from offramp.cli.seq2seq_writers import load_writers
 from offramp.cli.show import progress, show_json
+from offramp.cli.spread_evaluation import TextTask, spread_texts
 from offramp.evaluation.latency import LEAST_ROUNDS
 from offramp.evaluation.machine import machine_facts
 from offramp.evaluation.pace import Pace, Race
 from offramp.evaluation.pairs import Pair, read_pairs
-from offramp.evaluation.seq2seq import Writer, WriteSettings, Written
+from offramp.evaluation.seq2seq import Writer, Written
 from offramp.evaluation.seq2seq_report import Seq2SeqReport, report_of
 from offramp.evaluation.text_metrics import TextSettings
 
@@ -43,7 +45,7 @@ def measure_pairs(settings: PairsEvaluation) -> None:
     pairs = read_pairs(settings.pairs, limit=settings.limit)
     memory = memory_named(device=settings.device, batch_size=settings.batch_size)
     with quiet(verbose=settings.verbose), memory:
-        writers = _writers(settings)
+        writers = load_writers(settings)
         texts = _Texts(writers, pairs, settings)
         written = texts.write()
         paces = _paces(writers, pairs, settings)
@@ -67,37 +69,6 @@ def text_settings_of(settings: PairsEvaluation) -> TextSettings:
     if settings.metrics is not None:
         given["metrics"] = tuple(each.strip() for each in settings.metrics.split(","))
     return TextSettings(**{name: value for name, value in given.items() if value is not None})
-
-
-def _writers(settings: PairsEvaluation) -> dict[str, Writer]:
-    """Load the models, once it is known that every option means something to one of them."""
-    sources = [find_source(name) for name in settings.model]
-    if not any(each.one_pass for each in sources):
-        refuse(settings.only_in_one_pass, "is for ELMER models; name one by --model")
-    if all(each.one_pass for each in sources):
-        refuse(settings.only_in_steps, "means nothing to ELMER models, which write at once")
-    how = _write_settings(settings, sources)
-    return {
-        each.name: each.load(how, dtype=settings.dtype, device=settings.device) for each in sources
-    }
-
-
-def _write_settings(settings: PairsEvaluation, sources: Sequence[Source]) -> WriteSettings:
-    ngram = settings.no_repeat_ngram_size
-    generation = {**settings.only_in_steps, "no_repeat_ngram_size": ngram}
-    one_pass = any(each.one_pass for each in sources)
-    more: dict[str, Any] = {}
-    if one_pass:
-        more["decoding"] = one_shot_of(
-            settings.one_pass.given, early_exit=settings.early_exit, no_repeat_ngram=ngram
-        )
-    return WriteSettings(
-        batch_size=settings.batch_size,
-        max_new_tokens=settings.max_new_tokens,
-        max_source_tokens=settings.max_source_tokens,
-        generation={name: value for name, value in generation.items() if value is not None},
-        **more,
-    )
 
 
 class _Texts:
@@ -127,7 +98,9 @@ class _Texts:
                 overwrite=settings.overwrite,
                 silent=settings.json,
             )
-        found = write_texts(self._work(), total=self._total, kept=kept)
+        batches = list(self._work())
+        with self._writing(batches) as writing:
+            found = write_texts(batches, total=self._total, kept=kept, writing=writing)
         rows = len(self._pairs)
         return {
             name: [found[number * rows + row] for row in range(rows)]
@@ -146,6 +119,22 @@ class _Texts:
                         seed=writer.seed_of(place),
                     ),
                 )
+
+    @contextmanager
+    def _writing(self, batches: Sequence[Batch[Written]]) -> Iterator[Writing[Written]]:
+        """Give what writes batches: this process, or many workers."""
+        if not self._settings.spread.on_ray:
+            yield here
+            return
+        tasks = dict(zip((each.indices for each in batches), self._tasks(), strict=True))
+        with spread_texts(self._settings, tasks) as writing:
+            yield writing
+
+    def _tasks(self) -> Iterator[TextTask]:
+        """Give each batch, as a worker needs it."""
+        for name, writer in self._writers.items():
+            for place, rows in enumerate(self._batches[name]):
+                yield name, [self._sources[row] for row in rows], writer.seed_of(place)
 
     def _keys(self) -> list[str]:
         keys = []

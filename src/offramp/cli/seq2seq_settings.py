@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from offramp.cli.spreading import Spread
 from offramp.errors import ConfigError
 
 
@@ -59,6 +60,7 @@ class PairsEvaluation:
     time: int | None = None
     output: Path | None = None
     overwrite: bool = False
+    spread: Spread = field(default_factory=Spread)
 
     def __post_init__(self) -> None:
         if not self.model:

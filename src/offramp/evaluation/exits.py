@@ -61,25 +61,38 @@ def measure_exits(
         >>> [each.exit for each in measure_exits(model, [batch]).exits]
         [1, 2, 'original']
     """
-    check_chunk(chunk)
-    measuring = _Measuring(model, exits, rules or {}, chunk)
-    with measuring.reader.reading():
-        for batch in batches:
-            measuring.add(batch)
-            advance(len(batch["input_ids"]))
-    return measuring.report()
+    meter = ExitMeter(model, exits=exits, rules=rules, chunk=chunk)
+    total = meter.nothing()
+    for batch in batches:
+        total.merge(meter.count(batch))
+        advance(len(batch["input_ids"]))
+    return meter.report(total)
 
 
-class _Measuring:
-    """The sums over all batches so far."""
+class ExitMeter:
+    """Counts what exits say about batches, each for itself, so that many can share the work.
+
+    Args:
+        model: See ``measure_exits``.
+        exits: As well.
+        rules: As well.
+        chunk: As well.
+
+    Raises:
+        ConfigError: ``chunk`` is below 1.
+        ExitNotFoundError: The model does not have an exit.
+    """
 
     def __init__(
         self,
         model: Any,
-        exits: Iterable[int] | None,
-        rules: Mapping[str, DecodingRule],
-        chunk: int,
+        *,
+        exits: Iterable[int] | None = None,
+        rules: Mapping[str, DecodingRule] | None = None,
+        chunk: int = CHUNK,
     ) -> None:
+        check_chunk(chunk)
+        rules = rules or {}
         self.model, self.rules, self.chunk = model, rules, chunk
         self.depth: int = model.depth
         chosen = model.exit_numbers if exits is None else exits
@@ -91,36 +104,49 @@ class _Measuring:
             asked.update(exit for exit in rule.exits(model) if exit != ORIGINAL)
         self.reader = Reader(model, asked)
         self.projections = self.reader.projections
-        self.sums = Sums.none(len(self.exits))
 
-    def add(self, batch: Batch) -> None:
-        """Run one batch and count its positions."""
+    def nothing(self) -> Sums:
+        """Give the sums of no batch."""
+        return Sums.none(len(self.exits))
+
+    def count(self, batch: Batch) -> Sums:
+        """Run one batch and count its positions.
+
+        Raises:
+            ConfigError: An exit gives NaN.
+        """
+        with self.reader.reading():
+            return self._count(batch)
+
+    def report(self, sums: Sums) -> Report:
+        """Turn the sums into what is reported.
+
+        Raises:
+            InputError: Nothing was counted.
+        """
+        if not sums.means.tokens:
+            raise InputError(
+                "the text has no token to predict: every label is -100 or every row a single "
+                "token; give longer texts"
+            )
+        named = tuple(map(self._named, self.exits))
+        return report_of(sums, exits=named, rules=tuple(self.rules), depth=self.depth)
+
+    def _count(self, batch: Batch) -> Sums:
+        total = self.nothing()
         positions = self.reader.run(batch)
         sums = torch.zeros(len(batch["labels"]), len(self.exits), len(NUMBERS), dtype=torch.float64)
         rule_sums = torch.zeros(len(sums), len(self.rules), len(RULE_NUMBERS), dtype=torch.float64)
         for part in positions.chunks(self.chunk):
             view = self.reader.view(part)
             rows = part.rows.cpu()
-            sums.index_add_(0, rows, self._numbers(part, view).cpu())
+            sums.index_add_(0, rows, self._numbers(part, view, total).cpu())
             if self.rules:
                 rule_sums.index_add_(0, rows, self._rule_numbers(part, view).cpu())
         tokens = positions.rows.cpu().bincount(minlength=len(sums))
-        self.sums.means.add(sums, tokens)
-        self.sums.rule_means.add(rule_sums, tokens)
-
-    def report(self) -> Report:
-        """Turn the sums into what is reported.
-
-        Raises:
-            InputError: Nothing was counted.
-        """
-        if not self.sums.means.tokens:
-            raise InputError(
-                "the text has no token to predict: every label is -100 or every row a single "
-                "token; give longer texts"
-            )
-        named = tuple(map(self._named, self.exits))
-        return report_of(self.sums, exits=named, rules=tuple(self.rules), depth=self.depth)
+        total.means.add(sums, tokens)
+        total.rule_means.add(rule_sums, tokens)
+        return total
 
     def _named(self, exit: ExitName) -> Named:
         gate = self._gate(exit)
@@ -133,7 +159,9 @@ class _Measuring:
     def _gate(self, exit: ExitName) -> Any:
         return None if exit == ORIGINAL else getattr(self.projections[exit], "gate", None)
 
-    def _numbers(self, part: Positions, view: View) -> Float[Tensor, "tokens exits numbers"]:
+    def _numbers(
+        self, part: Positions, view: View, total: Sums
+    ) -> Float[Tensor, "tokens exits numbers"]:
         """Judge every exit at some positions; exits one after the other, for the memory."""
         last = Last.of(view.logits(ORIGINAL)[0])
         targets = part.targets.to(last.best.device)
@@ -153,9 +181,9 @@ class _Measuring:
             found.append(torch.stack([numbers[name].double() for name in NUMBERS], -1))
         table = torch.stack(found, 1)
         chosen = table[..., NUMBERS.index("confidence")], table[..., NUMBERS.index("correct")]
-        self.sums.calibration.add(*chosen)
+        total.calibration.add(*chosen)
         places = oracle_places(torch.stack(agreeing, -1))
-        self.sums.oracle += places.cpu().bincount(minlength=len(self.exits))
+        total.oracle += places.cpu().bincount(minlength=len(self.exits))
         return table
 
     def _rule_numbers(self, part: Positions, view: View) -> Float[Tensor, "tokens rules 2"]:

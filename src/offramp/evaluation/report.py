@@ -174,6 +174,13 @@ class Sums:
             oracle=torch.zeros(exits, dtype=torch.long),
         )
 
+    def merge(self, other: "Sums") -> None:
+        """Take in what was counted elsewhere, of other rows."""
+        self.means.merge(other.means)
+        self.rule_means.merge(other.rule_means)
+        self.calibration.merge(other.calibration)
+        self.oracle += other.oracle
+
 
 def report_of(sums: Sums, *, exits: Sequence[Named], rules: Sequence[str], depth: int) -> Report:
     """Turn sums over at least one token into what is reported.

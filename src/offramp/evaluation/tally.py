@@ -130,6 +130,15 @@ class RowMeans:
         self._squares = self._squares + (sums**2).sum(0)
         self._products = self._products + torch.tensordot(tokens.double(), sums, dims=1)
 
+    def merge(self, other: "RowMeans") -> None:
+        """Take in the rows that another one took in."""
+        self.rows += other.rows
+        self.tokens += other.tokens
+        self._lengths += other._lengths
+        self._sum = self._sum + other._sum
+        self._squares = self._squares + other._squares
+        self._products = self._products + other._products
+
     @property
     def mean(self) -> Float[Tensor, "*what numbers"]:
         """Sum of all tokens by their number."""
@@ -170,6 +179,10 @@ class Calibration:
         places = places + torch.arange(places.shape[1], device=places.device) * BINS
         each = torch.stack((torch.ones_like(confidence), confidence, correct), -1)
         self._bins.index_add_(0, places.flatten().cpu(), each.flatten(0, 1).double().cpu())
+
+    def merge(self, other: "Calibration") -> None:
+        """Take in the tokens that another one took in."""
+        self._bins += other._bins
 
     @property
     def error(self) -> Float[Tensor, " exits"]:
