@@ -17,7 +17,7 @@ from torch import Tensor
 
 from offramp.config import ORIGINAL, ExitName
 from offramp.decoding.early_exit import EarlyExit
-from offramp.decoding.protocol import DecodingRule, ModelShape
+from offramp.decoding.protocol import DecodingRule
 from offramp.errors import InputError
 from offramp.models.seeing import Seen, at_rest, see
 from offramp.models.view import View
@@ -90,7 +90,7 @@ class TraceParts:
             tokens=tokens,
             targets=[*tokens[1:], None],
             top=check_top(top),
-            rule=rule,
+            rule=None if rule is None else (rule, model),
             words=words,
         )
         with at_rest(model):
@@ -113,7 +113,6 @@ class TraceParts:
 class _SeenText:
     """See ``offramp.trace.reading.SeenText``."""
 
-    shape: ModelShape
     seen: Seen
     gates: Mapping[int, tuple[Any, float]]
 
@@ -136,7 +135,7 @@ def _see(model: Any, exits: list[int], places: list[int], inputs: Mapping[str, A
         return states[0].index_select(0, window.to(states.device))
 
     seen = see(model, exits, model.projections_of(exits), inputs).cut(first_row)
-    return _SeenText(shape=model, seen=seen, gates=_gates(model, exits))
+    return _SeenText(seen=seen, gates=_gates(model, exits))
 
 
 def _cut(places: Int[Tensor, " some"]) -> Any:

@@ -59,25 +59,22 @@ def rule_name(rule: DecodingRule) -> str:
 
 def changes(
     view: ExitView,
-    shape: ModelShape,
     last: Scored,
-    rule: DecodingRule | None,
+    asked: tuple[DecodingRule, ModelShape],
     told: tuple[Sequence[int | None], Words],
-) -> list[Changed] | None:
-    """Say for each position what the rule makes of it; None without a rule.
+) -> list[Changed]:
+    """Say for each position what the rule makes of it.
 
     Args:
         view: The exits, at these positions.
-        shape: The model, as far as a rule may know it.
         last: What the last layer says.
-        rule: What makes scores of them.
+        asked: The rule, and the model as far as a rule may know it.
         told: Each position's target, and what reads tokens.
 
     Raises:
         ConfigError: The rule gives NaN.
     """
-    if rule is None:
-        return None
+    rule, shape = asked
     begin = _begin(rule)
     before = last
     if begin != ORIGINAL:

@@ -45,10 +45,6 @@ class Gated(NamedTuple):
 class SeenText(Protocol):
     """A text that has been through the model, ready to be asked about."""
 
-    @property
-    def shape(self) -> ModelShape:
-        """The model, as far as a rule may know it."""
-
     def view(self, places: Int[Tensor, " some"]) -> ExitView:
         """Let the exits speak about some positions, [N, V] each."""
 
@@ -67,7 +63,8 @@ class Asked:
         targets: Each position's target, None where there is none.
         left: Where each position left the layers; None for a text.
         top: How many of the best tokens are kept.
-        rule: What the exits are made into; None is nothing.
+        rule: What the exits are made into, and the model as far as a rule may know it; None is
+            nothing.
         words: Reads tokens.
         chunk: Positions at a time; it changes memory and time, not the numbers.
     """
@@ -78,7 +75,7 @@ class Asked:
     targets: Sequence[int | None]
     left: Sequence[int] | None = None
     top: int
-    rule: DecodingRule | None
+    rule: tuple[DecodingRule, ModelShape] | None
     words: Words
     chunk: int = CHUNK
 
@@ -111,7 +108,9 @@ def _chunk(seen: SeenText, asked: Asked, numbers: range) -> Iterator[Position]:
         if exit != ORIGINAL:
             scored = Scored.of(view.logits(exit), top=asked.top, what=f"exit {exit}")
         said.append(_said(exit, scored, last, seen.gate(exit, places), (targets, asked.words)))
-    changed = changes(view, seen.shape, last, asked.rule, (targets, asked.words))
+    changed = None
+    if asked.rule is not None:
+        changed = changes(view, last, asked.rule, (targets, asked.words))
     for number, place in enumerate(at):
         target = targets[number]
         yield Position(

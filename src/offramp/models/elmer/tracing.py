@@ -178,7 +178,6 @@ class _SeenCanvas:
     def __init__(
         self, model: Any, settings: OneShot, written: _Written, places: tuple[int, ...]
     ) -> None:
-        self.shape = model
         self._model, self._settings, self._written = model, settings, written
         self._places = torch.tensor(places)
 
