@@ -125,6 +125,29 @@ class Text:
             return int(torch.multinomial(shares, num_samples=1, generator=self.request.generator))
         return int(row.argmax(-1))
 
+    def mark(self) -> Callable[[], None]:
+        """Remember how far the text is; calling what is given goes back there, once or never."""
+        lengths = list(self.row.lengths)
+        lists: tuple[list[Any], ...]
+        lists = (self.tokens, self.exits, self.confidence, self.blocks, self.likely)
+        counts = [len(each) for each in lists]
+        values = {
+            name: getattr(self, name)
+            for name in ("length", "done", "drafted", "accepted", "run", "taken")
+        }
+        kept, generator = dict(self.kept), self.request.generator
+        state = None if generator is None else generator.get_state()
+
+        def back() -> None:
+            self.row.cut(lengths)
+            for each, count in zip(lists, counts, strict=True):
+                del each[count:]
+            vars(self).update(values, kept=kept)
+            if generator is not None and state is not None:
+                generator.set_state(state)
+
+        return back
+
     def score(self, token: int, scores: Float[Tensor, " vocab"]) -> None:
         """Note how likely a token is by the rule's scores, if the request asks for it."""
         count = self.request.likely
