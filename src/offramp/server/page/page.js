@@ -46,7 +46,10 @@ function remember() {
 }
 
 function restore(from) {
-  for (const name of FIELDS) if (from[name] !== undefined) by(name).value = from[name];
+  for (const name of FIELDS) {
+    const number = by(name).type === "number";
+    if (from[name] !== undefined && !(number && Number.isNaN(Number(from[name])))) by(name).value = from[name];
+  }
   if (["chat", "completion"].includes(from.mode)) document.querySelector(`[name=mode][value=${from.mode}]`).checked = true;
   if (models.some(({ id }) => id === from.model)) by("model").value = from.model;
   by("compare").checked = from.lanes.length > 1;

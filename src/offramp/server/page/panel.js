@@ -67,8 +67,7 @@ function question(lane, index) {
     const place = lane.text.tokens[index].place ?? index;
     return { ...asked, window: [place, place + 1], top: 5 };
   }
-  const body = { ...asked, window: [-1, null], top: 5 };
-  if (index) body.text = lane.text.tokens.slice(0, index).map(({ id }) => id);
-  if (["contrast", "dola"].includes(offramp.decoding)) body.offramp = offramp;
-  return body;
+  const written = lane.text.tokens.slice(0, index).map(({ id }) => id);
+  const rule = ["contrast", "dola"].includes(offramp.decoding) ? offramp : { decoding: "plain" };
+  return { ...asked, written, window: [-1, null], top: 5, offramp: rule };
 }

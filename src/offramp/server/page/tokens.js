@@ -24,7 +24,7 @@ const share = (confidence) => `${Math.floor(confidence * 100)} % sure`;
 /* What a token is called and where it left: for the tip, and as its accessible name. */
 function described(token, depth) {
   const where = token.exit === depth ? `whole model, ${depth} layers` : `exit ${token.exit} of ${depth}`;
-  const sure = token.exit < depth && token.confidence < 1 ? [share(token.confidence)] : [];
+  const sure = token.exit < depth && token.confidence !== null && token.confidence < 1 ? [share(token.confidence)] : [];
   return [readable(token.text), where, ...sure];
 }
 
