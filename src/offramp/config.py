@@ -6,6 +6,7 @@ Law: exit k is the state after k blocks, 0 the embeddings, L the whole model; ``
 Not here: whether a given model has the exit (offramp.models.multiexit).
 """
 
+import reprlib
 from collections.abc import Iterable
 from enum import Enum
 from typing import Literal, TypeAlias
@@ -15,6 +16,9 @@ from offramp.errors import ConfigError
 ExitName: TypeAlias = int | Literal["original"]
 
 ORIGINAL: Literal["original"] = "original"
+
+LONGEST_NUMBER = 20
+"""Letters of a number that can be meant; Python refuses to read one of thousands."""
 
 
 class VocabularyProjectionMode(Enum):
@@ -85,12 +89,12 @@ def parse_exit(value: object) -> ExitName:
     """
     if value == ORIGINAL:
         return ORIGINAL
-    if isinstance(value, str) and value.strip().isdecimal():
+    if isinstance(value, str) and value.strip().isdecimal() and len(value) < LONGEST_NUMBER:
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     raise ConfigError(
-        f"an exit is a number of blocks from 0 up, or 'original'; got {value!r}; try 12"
+        f"an exit is a number of blocks from 0 up, or 'original'; got {reprlib.repr(value)}; try 12"
     )
 
 

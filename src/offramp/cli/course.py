@@ -26,6 +26,7 @@ from offramp.cli.steps import Steps
 from offramp.cli.training import SELF, Training
 from offramp.errors import ConfigError
 from offramp.models.checkpoint import TABLE
+from offramp.models.files import moved_whole
 from offramp.models.storage import save_beside, save_exits
 from offramp.training.checkpoints import last_checkpoint, load_checkpoint_
 from offramp.training.closed_form import fit_closed_form
@@ -229,7 +230,8 @@ class Course:
             )
         if self._first:
             if self._training.unfreeze:
-                self._loaded.tokenizer.save_pretrained(settings.output)
+                with moved_whole(settings.output) as stage:
+                    self._loaded.tokenizer.save_pretrained(stage)
             self._journal.note(**steps.reached, trained=True)
 
     def _states(self, kept: KeptText) -> tuple[Any, Any]:

@@ -24,6 +24,7 @@ from offramp.cli.show import remark, show_json, show_text
 from offramp.errors import CheckpointError, ConfigError, InputError, first_line
 from offramp.evaluation.seq2seq import WriteSettings
 from offramp.evaluation.text_metrics import measures
+from offramp.models.files import moved_whole
 from offramp.training.checkpoints import last_checkpoint
 from offramp.training.finetuning import Pair, PairTrainer, finetune, pairs_of
 from offramp.training.formats import Rows
@@ -89,9 +90,9 @@ def _tuned(
 
 
 def _save(asked: Finetuning, model: Any, tokenizer: Any) -> None:
-    with writable(asked.output):
-        model.save_pretrained(asked.output)
-        tokenizer.save_pretrained(asked.output)
+    with writable(asked.output), moved_whole(asked.output) as stage:
+        model.save_pretrained(stage)
+        tokenizer.save_pretrained(stage)
 
 
 def _pairs(asked: Finetuning) -> tuple[list[Pair], list[Pair]]:

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from offramp.cli.output import NEXT
-from offramp.errors import InputError
+from offramp.errors import InputError, first_line
 from offramp.models.checkpoint import TABLE, TENSORS
+from offramp.models.files import json_of
 from offramp.training.checkpoints import FACTS
 
 NAME, SELF_TEXT, START = "course.json", "self.jsonl", "start"
@@ -90,15 +91,18 @@ class Journal:
 
     def _stored(self) -> Any:
         try:
-            found = json.loads(self._path.read_text(encoding="utf-8"))
+            found = json_of(self._path.read_text(encoding="utf-8"))
             if found["format"] != FORMAT:
-                raise ValueError(found["format"])
+                raise ValueError(f"format {found['format']!r}")
+            dict(found["facts"]["settings"])
+            dict(found["results"])
             return {name: found[name] for name in ("facts", "writer", "results")}
         except FileNotFoundError:
             return None
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise InputError(
-                f"{self._path} is not what a training writes ({error}); name another --output"
+                f"{self._path} is not what a training writes ({first_line(error)}); name another "
+                "--output"
             ) from None
 
     def _keep_text(self, folder: Path, known: Mapping[str, Any], *, overwrite: bool) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from offramp.cli.journal import differences
-from offramp.errors import ConfigError, InputError
+from offramp.errors import ConfigError, InputError, first_line
+from offramp.models.files import json_of
 
 NAME = "text.json"
 
@@ -37,13 +38,16 @@ class KeptText:
         self.facts: Any = None
         self.positions = 0
         try:
-            found = json.loads((folder / NAME).read_text(encoding="utf-8"))
-            self.facts, self.positions = dict(found["facts"]), int(found["positions"])
+            found = json_of((folder / NAME).read_text(encoding="utf-8"))
+            self.facts, self.positions = dict(found["facts"]), found["positions"]
+            if not isinstance(self.positions, int) or self.positions < 0:
+                raise ValueError(f"positions {self.positions!r}")
         except FileNotFoundError:
             pass
         except (OSError, ValueError, LookupError, TypeError) as error:
+            told = first_line(error)
             raise InputError(
-                f"{folder / NAME} is not what --keep-states writes ({error}); name another folder"
+                f"{folder / NAME} is not what --keep-states writes ({told}); name another folder"
             ) from None
 
     def check(self, **asked: Any) -> None:
@@ -56,7 +60,7 @@ class KeptText:
             ConfigError: One of them is not that of the folder.
         """
         for name, value in asked.items():
-            told = ", ".join(differences(self.facts[name], json.loads(json.dumps(value)), name))
+            told = ", ".join(differences(self.facts.get(name), json.loads(json.dumps(value)), name))
             if told:
                 raise ConfigError(
                     f"{self.folder} keeps states of something else ({told}); leave these options "

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any
 
 from offramp.errors import InputError
+from offramp.models.files import json_of
 
 KEY_LETTERS = 16
 NEXT = "add --overwrite to start anew, or name another --output"
@@ -164,7 +165,7 @@ class ResultFile:
     def _index_of(self, line: bytes, number: int) -> int:
         place = f"{self.path}, line {number}"
         try:
-            found = json.loads(line)
+            found = json_of(line)
             index, key = found["index"], found["key"]
         except (ValueError, LookupError, TypeError):
             raise InputError(f"{place}: not a result of offramp generate; {NEXT}") from None

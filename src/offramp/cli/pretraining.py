@@ -33,6 +33,7 @@ from offramp.errors import CheckpointError, ConfigError, first_line
 from offramp.evaluation.seq2seq import WriteSettings
 from offramp.models.checkpoint import find_file
 from offramp.models.elmer import ElmerForConditionalGeneration
+from offramp.models.files import moved_whole
 from offramp.training.checkpoints import last_checkpoint
 from offramp.training.pretraining import FREE, pretrain
 from offramp.training.pretraining_data import corruptor_for
@@ -105,8 +106,8 @@ def _train(asked: Pretraining, state: PartialState) -> dict[str, Any]:
             )
         reached = _learn(asked, loaded, (rows, held_out), state)
         if first:
-            with writable(asked.output):
-                loaded.tokenizer.save_pretrained(asked.output)
+            with writable(asked.output), moved_whole(asked.output) as stage:
+                loaded.tokenizer.save_pretrained(stage)
             count = len(rows) if hasattr(rows, "__len__") else None
             journal.note(**reached, rows=count, trained=True)
     return {

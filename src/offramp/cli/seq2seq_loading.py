@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer
 
 from offramp.cli.loading import HUB_NAME, device_of
@@ -52,7 +51,7 @@ class Source:
         model = self._elmer(dtype) if self.one_pass else load_base(self.name, {"dtype": dtype})
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.name)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # over damaged files its readers raise anything
             raise CheckpointError(
                 f"cannot load the tokenizer of {self.name!r}: {first_line(error)}; save it into "
                 "the folder of the model"
@@ -69,7 +68,9 @@ class Source:
             return ElmerForConditionalGeneration.from_pretrained(
                 self.name, config=config, dtype=dtype
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except OfframpError:
+            raise
+        except Exception as error:  # as above
             raise CheckpointError(f"cannot load {self.name!r}: {first_line(error)}") from error
 
 
@@ -160,7 +161,7 @@ def one_shot_of(
 def _configuration(name: str) -> Any:
     try:
         return AutoConfig.from_pretrained(name)
-    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+    except Exception as error:  # over damaged files transformers raises anything
         raise CheckpointError(f"cannot load {name!r}: {first_line(error)}") from error
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from offramp.errors import InputError
+from offramp.models.files import json_of
 
 JSON_LINE = '{"source": "text", "target": "text"}, with more references as "targets": ["text"]'
 
@@ -68,7 +69,7 @@ def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
 
 def _pair(line: bytes, place: str) -> Pair:
     try:
-        found = json.loads(line.decode())
+        found = json_of(line.decode())
     except ValueError as error:  # of UTF-8, too
         raise InputError(f"{place}: not JSON ({error}); write {JSON_LINE}") from None
     if not isinstance(found, dict) or "source" not in found:

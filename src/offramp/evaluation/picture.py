@@ -16,6 +16,7 @@ from typing import Any
 from offramp.config import ORIGINAL
 from offramp.errors import ConfigError, InputError
 from offramp.evaluation.report import ExitReport, Report, RuleReport
+from offramp.models.files import write_whole
 
 FORMATS = (".svg", ".png")
 SIZE = (9.0, 3.8)
@@ -95,7 +96,8 @@ def panels(
         figure.suptitle(title, fontsize="medium")
         dates = {"Date": None} if path.suffix.lower() == ".svg" else {}
         try:
-            figure.savefig(path, metadata=dates)
+            kind = path.suffix.lower().removeprefix(".")
+            write_whole(path, lambda place: figure.savefig(place, format=kind, metadata=dates))
         except OSError as error:
             raise InputError(
                 f"cannot write {path}: {error.strerror or error}; name another file"

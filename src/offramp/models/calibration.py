@@ -24,7 +24,7 @@ from offramp.decoding.calibrated import (
     CalibratedExit,
 )
 from offramp.errors import CheckpointError, first_line
-from offramp.models.files import write_whole
+from offramp.models.files import json_of, write_whole
 
 FILE = "calibration.json"
 FORMAT, VERSION = "offramp-calibration", 1
@@ -152,7 +152,7 @@ def read_calibration(path: str | Path, exits_hash: str) -> Calibrated:
         CheckpointError: It is damaged, foreign, of another version, or for other exits.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json_of(Path(path).read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise _damaged(path, first_line(error)) from None
     _check(path, content, KEYS)

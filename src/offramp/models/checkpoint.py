@@ -3,7 +3,8 @@
 In:  a folder or hub repository. Out: the exits it holds, checked.
 Law: a file that is cut off, foreign or holds code ends in one line that says so, and nothing in it
      is ever executed (tests/models/test_checkpoint.py).
-Not here: writing them (offramp.models.storage), loading the base (offramp.models.auto).
+Not here: the tensors of a file (offramp.models.weight_files), writing exits
+     (offramp.models.storage), loading the base (offramp.models.auto).
 
 Own format, beside a base or apart from it like an adapter:
     exits.json         format, version, the base's name and fingerprint, exit numbers, projections
@@ -13,24 +14,22 @@ Published format (IBM/auto-contrastive-generation), one checkpoint with the base
     ``lm_head_layer_indices`` in config.json. It does not say which projection it is for.
 """
 
-import json
-import pickle
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import reprlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.utils import cached_file
 
 from offramp.blocks.gates import Gate
-from offramp.config import ORIGINAL
+from offramp.config import ORIGINAL, parse_exit
 from offramp.config import VocabularyProjectionMode as Mode
 from offramp.errors import CheckpointError, ConfigError, first_line
+from offramp.models.files import json_of
+from offramp.models.weight_files import check_finite, read_tensors, tensors_in
 
 TABLE, TENSORS = "exits.json", "exits.safetensors"
 FORMAT, VERSION = "offramp-exits", 1
@@ -124,9 +123,11 @@ def read_own(table: Path) -> StoredExits:
         CheckpointError: A file is damaged, foreign or of a version that this library does not know.
     """
     content = _read_table(table)
+    tensors = read_tensors(table.parent / TENSORS)
+    _check_filled(table.parent / TENSORS, content["exits"], tensors)
     return StoredExits(
         projections=content["exits"],
-        tensors=_read_tensors(table.parent / TENSORS),
+        tensors=tensors,
         source=str(table.parent),
         fingerprint=content["base"].get("fingerprint", {}),
     )
@@ -134,12 +135,16 @@ def read_own(table: Path) -> StoredExits:
 
 def _read_table(path: Path) -> dict[str, Any]:
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-        exits = {int(each["exit"]): Mode.parse(each["projection"]) for each in table["exits"]}
+        table = json_of(path.read_text(encoding="utf-8"))
+        exits = {int(parse_exit(each["exit"])): each["projection"] for each in table["exits"]}
+        exits = {exit: Mode.parse(kind) for exit, kind in exits.items()}
         kind, version, base = table["format"], table["version"], dict(table["base"])
-    except (ValueError, KeyError, TypeError) as error:
+        if len(exits) < len(table["exits"]) or not _is_base(base):
+            raise ValueError("an exit is there twice, or the base is no base")
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{path} is not a table of exits ({error}); save the exits again by save_pretrained"
+            f"{path} is not a table of exits ({first_line(error)}); save the exits again by "
+            "save_pretrained"
         ) from None
     if (kind, version) != (FORMAT, VERSION):
         raise CheckpointError(
@@ -149,18 +154,36 @@ def _read_table(path: Path) -> dict[str, Any]:
     return {"base": base, "exits": exits}
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except (SafetensorError, OSError) as error:
+def _is_base(base: Mapping[str, Any]) -> bool:
+    """Tell whether the facts about a base are of the right kinds."""
+    fingerprint = base.get("fingerprint", {})
+    samples = fingerprint.get("samples", {}) if isinstance(fingerprint, dict) else None
+    return (
+        all(isinstance(base.get(name), str | None) for name in ("name", "revision"))
+        and isinstance(samples, dict)
+        and all(isinstance(each, list) for each in samples.values())
+        and all(isinstance(value, float) for each in samples.values() for value in each)
+    )
+
+
+def _check_filled(
+    source: Path | str, exits: Mapping[int, Mode], tensors: Mapping[str, Tensor]
+) -> None:
+    """Refuse heads without weights before room for them is made."""
+    held = {name.split(".")[0] for name in tensors}
+    empty = [
+        exit
+        for exit, mode in exits.items()
+        if mode is Mode.LAYER_SPECIFIC_PROJECTION and str(exit) not in held
+    ]
+    if empty:
         raise CheckpointError(
-            f"{path} is damaged or not a safetensors file ({first_line(error)}); fetch it again"
-        ) from None
-    return tensors
+            f"{source} lacks the weights of exit {empty[0]}; it is cut off, or belongs to others"
+        )
 
 
 def read_published(
-    source: str, hub: Mapping[str, Any], *, listed: Iterable[object], asked: Mode
+    source: str, hub: Mapping[str, Any], *, listed: object, asked: Mode
 ) -> StoredExits:
     """Read the exits of a checkpoint in the published format, wherever its shards put them.
 
@@ -180,7 +203,7 @@ def read_published(
     tensors: dict[str, Tensor] = {}
     modes: set[Mode] = set()
     for path in _weight_files(source, hub):
-        for name, tensor in _exit_tensors(path):
+        for name, tensor in tensors_in(path, wanted=_is_exit):
             match = PUBLISHED_KEY.fullmatch(name)
             if match is None:
                 raise CheckpointError(f"{path}: cannot read the exit of key {name!r}")
@@ -193,9 +216,24 @@ def read_published(
             tensors[f"{head or match['cast']}.linear.weight"] = tensor
     if len(modes) > 1:
         raise CheckpointError(f"{source} holds both heads and cast matrices; keep one kind")
-    exits = [int(str(exit)) for exit in listed if exit != ORIGINAL]
-    mode = _settled_mode(modes, asked, exits)
-    return StoredExits(projections=dict.fromkeys(exits, mode), tensors=tensors, source=source)
+    exits = _listed(listed, source)
+    projections = dict.fromkeys(exits, _settled_mode(modes, asked, exits))
+    check_finite(source, tensors)
+    _check_filled(source, projections, tensors)
+    return StoredExits(projections=projections, tensors=tensors, source=source)
+
+
+def _listed(listed: object, source: str) -> list[int]:
+    """Read ``lm_head_layer_indices``, in which the published library may list the original head."""
+    try:
+        if not isinstance(listed, list | tuple):
+            raise ConfigError(f"got {reprlib.repr(listed)}")
+        return [int(exit) for exit in map(parse_exit, listed) if exit != ORIGINAL]
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{source}: lm_head_layer_indices of config.json lists no exits ({error}); mend it, or "
+            "fetch it again"
+        ) from None
 
 
 def _settled_mode(held: set[Mode], asked: Mode, exits: list[int]) -> Mode:
@@ -238,41 +276,14 @@ def _weight_files(source: str, hub: Mapping[str, Any]) -> list[Path]:
         if path.suffix != ".json":
             return [path]
         try:
-            shards = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+            shards = json_of(path.read_text(encoding="utf-8"))["weight_map"]
             names = sorted({str(file) for key, file in shards.items() if _is_exit(key)})
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise CheckpointError(f"{path} is not an index of shards; fetch it again") from None
         if any(Path(each).name != each for each in names):
             raise CheckpointError(f"{path} names a shard outside its folder; do not trust it")
         return [each for each in (find_file(source, name, hub) for name in names) if each]
     return []
-
-
-def _exit_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
-    if path.suffix == ".safetensors":
-        try:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 - no dict
-                    if _is_exit(name):
-                        yield name, file.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{path} is damaged or no safetensors file ({first_line(error)}); fetch it again"
-            ) from None
-        return
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        items = [(name, value) for name, value in state.items() if _is_exit(name)]
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} holds pickled code, which is never run ({first_line(error)}); convert it to "
-            "safetensors where you trust it"
-        ) from None
-    except (RuntimeError, EOFError, OSError, AttributeError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} is damaged or not a file of weights ({first_line(error)}); fetch it again"
-        ) from None
-    yield from items
 
 
 def _is_exit(key: str) -> bool:

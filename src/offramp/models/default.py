@@ -30,6 +30,7 @@ from huggingface_hub.utils.tqdm import tqdm
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 
 from offramp.errors import CheckpointError, ConfigError, DownloadError, InputError, OfframpError
+from offramp.models.files import json_of
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ def ensure_default(*, show_progress: bool = True) -> Path:
 
 def _is_complete(folder: Path) -> bool:
     try:
-        files = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["files"]
+        files = json_of((folder / "manifest.json").read_text(encoding="utf-8"))["files"]
         return all((folder / name).stat().st_size == file["size"] for name, file in files.items())
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return False

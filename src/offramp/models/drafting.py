@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from offramp.blocks.drafter import Drafter
 from offramp.errors import CheckpointError, first_line
+from offramp.models.weight_files import UNREADABLE_TENSORS, check_finite
 
 FILE = "drafter.safetensors"
 
@@ -35,22 +35,29 @@ def attach_drafter(model: Any, path: Path) -> None:
         CheckpointError: The file is damaged, or the drafter is not for this base.
     """
     like = model.get_input_embeddings().weight
+    vocabulary, embedded = like.shape
     try:
         tensors = load_file(path)
         hidden, width = tensors["gate.weight"].shape
-        drafter = Drafter(width=width, hidden=hidden, num_tokens=len(tensors["tokens"]))
-        drafter.load_state_dict(tensors, strict=True)
-    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+        lowest, largest = (int(each) for each in tensors["tokens"].aminmax())
+    except UNREADABLE_TENSORS as error:
+        raise _damaged(path, error) from None
+    if width != embedded or lowest < 0 or largest >= vocabulary:
         raise CheckpointError(
-            f"{path} is damaged or no drafter ({first_line(error)}); fetch it again"
-        ) from None
-    vocabulary, embedded = like.shape
-    if width != embedded or int(drafter.tokens.max()) >= vocabulary:
-        raise CheckpointError(
-            f"{path} is for a model of width {width}, this one has {embedded} and "
-            f"{vocabulary} tokens; load the base that it was trained for"
+            f"{path} is for a model of width {width} and tokens {lowest} to {largest}, this one "
+            f"has {embedded} and {vocabulary} tokens; load the base that it was trained for"
         )
+    check_finite(path, tensors)
+    drafter = Drafter(width=width, hidden=hidden, num_tokens=len(tensors["tokens"]))
+    try:
+        drafter.load_state_dict(tensors, strict=True)
+    except RuntimeError as error:
+        raise _damaged(path, error) from None
     model.drafter = drafter.to(device=like.device, dtype=_dtype(like.dtype)).train(model.training)
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path} is damaged or no drafter ({first_line(error)}); fetch it again")
 
 
 def _dtype(of_base: torch.dtype) -> torch.dtype:

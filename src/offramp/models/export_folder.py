@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from offramp.errors import ConfigError
+from offramp.models.files import json_of
 
 MARK = "export.json"
 FORMAT, VERSION = "offramp-export", 1
@@ -99,7 +100,7 @@ def move(stage: Path, place: Path, about: Mapping[str, Any]) -> None:
 def _earlier(place: Path) -> tuple[str, ...]:
     """Name the files of the export that a folder holds; none if it holds none."""
     try:
-        found = json.loads((place / MARK).read_text(encoding="utf-8"))
+        found = json_of((place / MARK).read_text(encoding="utf-8"))
         names = tuple(str(name) for name in found["files"] if Path(name).name == name)
         return names if found["format"] == FORMAT else ()
     except (OSError, ValueError, LookupError, TypeError):

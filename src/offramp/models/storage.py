@@ -23,6 +23,7 @@ from offramp.models.calibration import hash_exits, save_calibration
 from offramp.models.checkpoint import FORMAT, TABLE, TENSORS, VERSION
 from offramp.models.drafting import FILE as DRAFTER
 from offramp.models.drafting import save_drafter
+from offramp.models.files import moved_whole
 from offramp.models.files import write_whole as _whole
 from offramp.models.fingerprint import ADDED, fingerprint_of, of_base
 
@@ -58,9 +59,23 @@ def save_beside(model: Any, folder: str | Path, **options: Any) -> None:
     if state is not None:
         options["state_dict"] = {k: v for k, v in state.items() if of_base(k)}
     with plain_base(model):
-        model.save_pretrained(folder, **options)
+        _save_plain(model, folder, options)
     if options.get("is_main_process", True):
         save_exits(model, folder, state_dict=state)
+
+
+def _save_plain(model: Any, folder: str | Path, options: dict[str, Any]) -> None:
+    if not options.get("is_main_process", True):
+        model.save_pretrained(folder, **options)  # it takes part, and writes nothing
+        return
+    try:
+        with moved_whole(folder) as stage:
+            model.save_pretrained(stage, **options)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write the model to {folder}: {first_line(error)}; free some space or name "
+            "another folder"
+        ) from None
 
 
 def save_exits(

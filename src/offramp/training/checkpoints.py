@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 
 from offramp.errors import CheckpointError, first_line
 from offramp.models.checkpoint import TABLE, TENSORS, read_own
+from offramp.models.files import json_of
 from offramp.models.fingerprint import check_fingerprint
 
 FACTS = "training.json"
@@ -66,7 +67,7 @@ def is_whole(checkpoint: Path, *, exits: bool = True) -> bool:
     pickles += [*checkpoint.glob("rng_state*.pth"), *checkpoint.glob("scaler.pt")]
     try:
         for path in (checkpoint / table, checkpoint / "trainer_state.json"):
-            json.loads(path.read_text(encoding="utf-8"))
+            json_of(path.read_text(encoding="utf-8"))
         for path in weights:
             with safe_open(path, framework="pt"):  # it compares the length with the header
                 pass
@@ -92,7 +93,7 @@ def check_facts(
     path = Path(output, FACTS)
     if last_checkpoint(output, exits=exits) is not None:
         try:
-            known = dict(json.loads(path.read_text(encoding="utf-8")))
+            known = dict(json_of(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise CheckpointError(
                 f"cannot tell of which training the checkpoints in {output} are "

@@ -57,7 +57,8 @@ def pairs_of(rows: Rows, *, source: str = "source", target: str = "target") -> l
     """
     pairs = []
     for place, row in rows:
-        given = [row.get(source), row.get(target), *(row.get("targets") or ())]
+        more = row.get("targets") or []
+        given = [row.get(source), row.get(target), *(more if isinstance(more, list) else [None])]
         if not all(isinstance(each, str) and each.strip() for each in given):
             found = ", ".join(sorted(map(str, row))) or "none"
             raise InputError(

@@ -13,7 +13,6 @@ the file had when it was named, so a file that grows meanwhile gives the same ro
 """
 
 import csv
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from offramp.errors import InputError, first_line
+from offramp.models.files import json_of
 
 Row = Mapping[str, Any]
 Rows = Iterator[tuple[str, Row]]
@@ -97,7 +97,7 @@ def _read_json(path: Path, size: int, text: str) -> Rows:
 def _read_list(path: Path) -> Rows:
     text = _decoded(path.read_bytes(), path, 1)
     try:
-        found = json.loads(text)
+        found = json_of(text)
     except ValueError as error:
         line = getattr(error, "lineno", 1)
         raise InputError(
@@ -110,8 +110,8 @@ def _read_list(path: Path) -> Rows:
 
 def _parsed(line: str, place: str) -> Row:
     try:
-        return _object(json.loads(line), place)
-    except (ValueError, RecursionError) as error:
+        return _object(json_of(line), place)
+    except ValueError as error:
         if isinstance(error, InputError):
             raise
         shown = repr(line.rstrip() if len(line) <= 60 else f"{line[:57]}...")

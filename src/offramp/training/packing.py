@@ -236,7 +236,8 @@ def _turns(row: Row, tokenizer: Any, place: str) -> Tokens:
 def _messages(row: Row, place: str) -> list[Mapping[str, Any]]:
     turns = _value(row, MESSAGES, place)
     good = isinstance(turns, Sequence) and all(
-        isinstance(turn, Mapping) and {"role", "content"} <= turn.keys() for turn in turns
+        isinstance(turn, Mapping) and isinstance(turn.get("role"), str) and "content" in turn
+        for turn in turns
     )
     if not good or isinstance(turns, str):
         raise InputError(

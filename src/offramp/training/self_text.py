@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from offramp.errors import ConfigError, InputError
+from offramp.models.files import json_of
 
 MARK = "\u2603"
 KEYS = {"batch", "prompt", "completion", "text", "greedy"}
@@ -151,7 +152,7 @@ def _resume(path: Path) -> tuple[int, int]:
 def _row(line: bytes, batch: int) -> dict[str, Any] | None:
     """Read a line that this module wrote for a batch, whole."""
     try:
-        row = json.loads(line)
+        row = json_of(line)
     except ValueError:
         return None
     if not line.endswith(b"\n") or not isinstance(row, dict):

@@ -45,7 +45,9 @@ class Files:
         for path, size in zip(self.paths, self.sizes, strict=True):
             try:
                 yield from READERS[path.suffix.lower()](path, size, text)
-            except (OSError, csv.Error, pyarrow.ArrowException) as error:
+            except InputError:
+                raise
+            except (OSError, ValueError, csv.Error, pyarrow.ArrowException) as error:
                 raise InputError(
                     f"cannot read {path}: {first_line(error)}; name a whole "
                     f"{path.suffix.lower()} file"

@@ -24,7 +24,9 @@ from offramp.blocks.projections import Block
 from offramp.blocks.watch import Watched
 from offramp.errors import ConfigError, InputError, first_line
 from offramp.logits.labels import NO_LABEL
+from offramp.models.files import json_of
 from offramp.models.fingerprint import check_fingerprint, fingerprint_of
+from offramp.models.weight_files import UNREADABLE_TENSORS
 from offramp.training.objectives import Objective
 from offramp.training.positions import position_weights
 from offramp.training.student import Kept, Student
@@ -168,7 +170,7 @@ def _write(path: Path, states: Mapping[str, Tensor]) -> None:
 def _read(path: Path) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = load_file(path)
-    except (SafetensorError, OSError) as error:
+    except UNREADABLE_TENSORS as error:
         raise InputError(
             f"{path} is damaged ({first_line(error)}); delete it and make it again"
         ) from None
@@ -177,7 +179,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def _facts(folder: Path) -> dict[str, Any]:
     try:
-        facts = json.loads((folder / TABLE).read_text(encoding="utf-8"))
+        facts = json_of((folder / TABLE).read_text(encoding="utf-8"))
         return {name: facts[name] for name in ("exits", "share", "seed", "fingerprint")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(

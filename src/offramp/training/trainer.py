@@ -28,6 +28,7 @@ from torch.utils.data import IterableDataset
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from offramp.errors import CheckpointError, ConfigError, InputError, first_line
+from offramp.models.files import moved_whole
 from offramp.models.storage import save_beside, save_exits
 from offramp.training.checkpoints import (
     is_whole,
@@ -66,7 +67,8 @@ class SafeTrainer(Trainer):  # type: ignore[misc]
 
     def save_weights(self, folder: str) -> None:
         """Save the model."""
-        self.accelerator.unwrap_model(self.model).save_pretrained(folder)
+        with moved_whole(folder) as stage:
+            self.accelerator.unwrap_model(self.model).save_pretrained(stage)
 
     def load_weights_(self, checkpoint: str) -> None:
         """Put a checkpoint's weights into the model."""
