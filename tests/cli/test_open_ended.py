@@ -1,4 +1,4 @@
-"""``offramp evaluate --open-ended`` writes table, texts and picture, and goes on where it stopped."""
+"""``offramp evaluate --open-ended`` writes table, texts and picture, and goes on after a stop."""
 
 import json
 

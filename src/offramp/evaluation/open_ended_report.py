@@ -7,7 +7,7 @@ Law: every decoding is compared with the first one that takes tokens in the same
 Not here: writing (offramp.evaluation.open_ended), scores (offramp.evaluation.open_ended_scores).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,38 +134,41 @@ def report_of(
     """
     draws = draws or Draws()
     order = sorted(range(len(openings)), key=lambda row: _key(openings[row]))
-    sorted_openings = [openings[row] for row in order]
+    prompts = [openings[row].prompt for row in order]
+    references = [openings[row].reference for row in order]
     texts = [[each.texts[row].text for row in order] for each in ways]
-    references = [each.reference for each in sorted_openings]
     vectors = None
     if embed is not None:
         vectors = Vectors(
             model=embedding_model,
-            prompts=embed([each.prompt for each in sorted_openings]),
+            prompts=embed(prompts),
             people=embed(references),
             ways=tuple(embed(each) for each in texts),
         )
     measured, people = open_ended_measures(texts, references, vectors)
-    firsts: dict[str, Sequence[Measure]] = {}
-    found = []
-    for way, measures in zip(ways, measured, strict=True):
-        first = firsts.setdefault(way.strategy, measures)
-        found.append(
-            WayReport(
-                strategy=way.strategy,
-                decoding=way.decoding,
-                scores=scores_of(measures, draws),
-                against_first=None if first is measures else differences_of(measures, first, draws),
-                ended=sum(each.finished for each in way.texts) / len(openings),
-            )
-        )
     return OpenEndedReport(
         rows=len(openings),
         samples=draws.samples,
         seed=draws.seed,
         people=scores_of(people, draws),
-        ways=tuple(found),
+        ways=tuple(_compared(ways, measured, draws)),
     )
+
+
+def _compared(
+    ways: Sequence[Way], measured: Sequence[Sequence[Measure]], draws: Draws
+) -> Iterator[WayReport]:
+    """Score each way, and compare it with the first one of its strategy."""
+    firsts: dict[str, Sequence[Measure]] = {}
+    for way, measures in zip(ways, measured, strict=True):
+        first = firsts.setdefault(way.strategy, measures)
+        yield WayReport(
+            strategy=way.strategy,
+            decoding=way.decoding,
+            scores=scores_of(measures, draws),
+            against_first=None if first is measures else differences_of(measures, first, draws),
+            ended=sum(each.finished for each in way.texts) / len(way.texts),
+        )
 
 
 def _key(opening: Opening) -> tuple[str, str]:
