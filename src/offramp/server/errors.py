@@ -5,6 +5,7 @@ Law: no client ever sees a stack trace or what an unexpected error says (tests/s
 Not here: when to say no (offramp.server.guards, offramp.server.asking).
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +25,8 @@ INVALID, AUTHENTICATION, LIMIT, INTERNAL = (
 )
 LONGEST = 600
 """Characters of a message; what a client sent may be in it."""
+_MADE = re.compile(r"^(body|str|int|float|bool)$|[^\w-]")
+"""Parts of a place that pydantic made up, such as the member of a union."""
 UNEXPECTED = "something went wrong in the server; it was noted there"
 
 
@@ -119,8 +122,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 async def _invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    place = [str(each) for each in first["loc"] if each != "body"]
-    name = ".".join(place) or None
+    name = ".".join(str(each) for each in first["loc"] if not _MADE.search(str(each))) or None
     if first["type"] == "json_invalid":
         name, said = None, f"the body is no JSON: {first['ctx']['error']}"
     elif first["type"] == "extra_forbidden":

@@ -114,10 +114,11 @@ async def _in_one_pass(
         fields["exits"] = tuple(fields["exits"])
     if fields.get("exit_rule") == "patience" and "threshold" in fields:
         fields["threshold"] = int(fields["threshold"])
+    temperature, seed = request.temperature or 0.0, request.seed
     wish = Wish(
-        decoding=OneShot(**fields, temperature=request.temperature or 0.0),
+        decoding=OneShot(**fields, temperature=temperature),
         max_new_tokens=_length(request),
-        seed=(randbits(32) if request.seed is None else request.seed) % 2**32,
+        seed=(randbits(32) if seed is None else seed) % 2**32 if temperature else 0,
     )
     return [_of_canvas(each, host) for each in await host.one_pass.write(texts, wish)]
 

@@ -163,7 +163,8 @@ class Guard:
                 "pages of other sites may not ask this server; start it with --allow-origin",
                 code="origin_not_allowed",
             )
-        if scope["path"] in self._free:
+        asks_leave = scope["method"] == "OPTIONS" and origin in self._access.origins
+        if scope["path"] in self._free or asks_leave:  # browsers ask leave without a key
             return
         if self._access.key is not None:
             self._authenticate(headers)

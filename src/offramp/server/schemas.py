@@ -10,12 +10,24 @@ A description here is the only one of its field; /openapi.json is made from it.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 SEEDS = 2**63
 Exit = Annotated[int, Field(ge=0, le=100_000)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Stop = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+
+def _whole(text: str) -> str:
+    """Refuse half of a surrogate pair, which JSON can write and no text can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("this is no text: it holds half of a surrogate pair") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole)]
+Stop = Annotated[Text, StringConstraints(min_length=1, max_length=256)]
 TokenId = Annotated[int, Field(ge=0, le=2**31)]
 Place = Annotated[int, Field(ge=-(2**31), le=2**31)]
 Count = Annotated[int, Field(ge=1, le=2**31)]
@@ -65,7 +77,7 @@ class OfframpFields(ExitFields):
     layers: (
         Literal["low", "high"] | Annotated[list[Exit], Field(min_length=1, max_length=64)] | (None)
     ) = Field(default=None, description="Exits or a bucket of them; for dola.")
-    rule: str | None = Field(
+    rule: Text | None = Field(
         default=None, max_length=32, description="How sure an exit must be; for early_exit."
     )
     threshold: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] | None = Field(
@@ -98,7 +110,7 @@ class StreamOptions(Strict):
 class Writing(ExitFields):
     """Fields of every request for a text."""
 
-    model: str | None = Field(
+    model: Text | None = Field(
         default=None, max_length=512, description="Without it, the first served."
     )
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = Field(
@@ -131,7 +143,7 @@ class OpenAIWriting(Writing):
     )
     stream: bool | None = Field(default=None, description="Send text as it is written.")
     stream_options: StreamOptions | None = None
-    generation_config: Annotated[str, Field(max_length=65_536)] | dict[str, Any] | None = Field(
+    generation_config: Annotated[Text, Field(max_length=65_536)] | dict[str, Any] | None = Field(
         default=None, description="As transformers' clients send it; other fields win over it."
     )
     presence_penalty: float | None = Field(default=None, description="Only 0 is followed.")
@@ -139,16 +151,16 @@ class OpenAIWriting(Writing):
     logit_bias: dict[str, float] | None = Field(
         default=None, description="Only an empty one is followed."
     )
-    user: str | None = Field(default=None, description="Without effect.")
+    user: Text | None = Field(default=None, description="Without effect.")
 
 
 class CompletionRequest(OpenAIWriting):
     """A text to go on with."""
 
     prompt: (
-        str
+        Text
         | Annotated[list[TokenId], Field(min_length=1)]
-        | Annotated[list[str], Field(min_length=1)]
+        | Annotated[list[Text], Field(min_length=1)]
         | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1)]
     ) = Field(description="One or several, as text or as token ids.")
     logprobs: Annotated[int, Field(ge=0, le=1000)] | None = Field(
@@ -158,7 +170,7 @@ class CompletionRequest(OpenAIWriting):
     best_of: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Only n is followed."
     )
-    suffix: str | None = Field(default=None, description="Only an empty one is followed.")
+    suffix: Text | None = Field(default=None, description="Only an empty one is followed.")
 
 
 class Part(BaseModel):
@@ -166,8 +178,8 @@ class Part(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    type: str
-    text: str | None = None
+    type: Text
+    text: Text | None = None
 
 
 class Message(BaseModel):
@@ -175,9 +187,9 @@ class Message(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    role: str = Field(max_length=64)
-    content: str | list[Part] | None = None
-    name: str | None = None
+    role: Text = Field(max_length=64)
+    content: Text | list[Part] | None = None
+    name: Text | None = None
 
 
 Messages = Annotated[list[Message], Field(min_length=1, max_length=4096)]
@@ -188,7 +200,7 @@ class ResponseFormat(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    type: str
+    type: Text
 
 
 class ChatRequest(OpenAIWriting):
@@ -210,25 +222,25 @@ class ChatRequest(OpenAIWriting):
     response_format: ResponseFormat | None = Field(
         default=None, description="Only text is followed."
     )
-    modalities: list[str] | None = Field(default=None, description="Only text is followed.")
+    modalities: list[Text] | None = Field(default=None, description="Only text is followed.")
     metadata: dict[str, Any] | None = Field(default=None, description="Without effect.")
     store: bool | None = Field(default=None, description="Without effect.")
-    service_tier: str | None = Field(default=None, description="Without effect.")
-    safety_identifier: str | None = Field(default=None, description="Without effect.")
-    prompt_cache_key: str | None = Field(default=None, description="Without effect.")
+    service_tier: Text | None = Field(default=None, description="Without effect.")
+    safety_identifier: Text | None = Field(default=None, description="Without effect.")
+    prompt_cache_key: Text | None = Field(default=None, description="Without effect.")
 
 
 class OnePassFields(Strict):
     """How an ELMER model writes: the fields of ``OneShot``."""
 
-    exit_rule: str | None = Field(default=None, max_length=32)
+    exit_rule: Text | None = Field(default=None, max_length=32)
     threshold: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] | None = None
     exits: Annotated[list[Exit], Field(min_length=1, max_length=64)] | None = None
     min_exit: Exit | None = None
     canvas_length: Annotated[int, Field(ge=1, le=4096)] | None = None
     lengths: Annotated[int, Field(ge=1, le=16)] | None = None
     refine_steps: Annotated[int, Field(ge=0, le=16)] | None = None
-    path: str | None = Field(default=None, max_length=32)
+    path: Text | None = Field(default=None, max_length=32)
     collapse_repeats: bool | None = None
     no_repeat_ngram: Annotated[int, Field(ge=0, le=64)] | None = None
 
@@ -236,8 +248,8 @@ class OnePassFields(Strict):
 class GenerateRequest(Writing):
     """Texts to go on with, or sources of an ELMER model."""
 
-    text: str | None = Field(default=None, description="One text.")
-    texts: Annotated[list[str], Field(min_length=1)] | None = Field(
+    text: Text | None = Field(default=None, description="One text.")
+    texts: Annotated[list[Text], Field(min_length=1)] | None = Field(
         default=None, description="Several."
     )
     max_new_tokens: Count | None = Field(default=None, description="Longest text, in tokens.")
@@ -247,16 +259,16 @@ class GenerateRequest(Writing):
 class TraceRequest(Strict):
     """A text to look at, exit by exit."""
 
-    model: str | None = Field(
+    model: Text | None = Field(
         default=None, max_length=512, description="Without it, the first served."
     )
-    prompt: str | Annotated[list[TokenId], Field(min_length=1)] | None = Field(
+    prompt: Text | Annotated[list[TokenId], Field(min_length=1)] | None = Field(
         default=None, description="A text, or token ids."
     )
     messages: Messages | None = Field(
         default=None, description="A conversation, in place of a prompt."
     )
-    text: str | None = Field(default=None, description="As prompt; of an ELMER model, its source.")
+    text: Text | None = Field(default=None, description="As prompt; of an ELMER model, its source.")
     written: list[TokenId] | None = Field(
         default=None, description="Token ids that follow the prompt."
     )
@@ -277,10 +289,10 @@ class TraceRequest(Strict):
 class TokenizeRequest(Strict):
     """A text to cut into tokens."""
 
-    model: str | None = Field(
+    model: Text | None = Field(
         default=None, max_length=512, description="Without it, the first served."
     )
-    text: str
+    text: Text
     special: bool = Field(default=True, description="Add the tokens that stand around a text.")
 
 
@@ -289,4 +301,4 @@ class LoadRequest(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    model: str = Field(max_length=512)
+    model: Text = Field(max_length=512)

@@ -1,8 +1,8 @@
 """Make a text of tokens while they come: its characters, up to a stop string.
 
 In:  tokens. Out: pieces of text with the tokens that gave them, then how it ended.
-Law: pieces joined are the decoded tokens up to the first stop string, wherever that lies between
-     tokens; of a stop string nothing is ever shown (tests/server/test_transcript.py).
+Law: pieces joined are the decoded tokens up to the stop string that is whole first, wherever it
+     lies between tokens; nothing of it is ever shown (tests/server/test_transcript.py).
 Not here: where the tokens come from (offramp.server.reading), what pieces look like to a client
      (offramp.server.openai_shapes).
 """
