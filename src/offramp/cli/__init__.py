@@ -25,6 +25,7 @@ from offramp.cli import (
     models,
     pretrain,
     serve,
+    trace,
     train,
 )
 from offramp.cli.output import Interrupted
@@ -52,6 +53,7 @@ app.command("distill-data", epilog=distill.EXAMPLE)(distill.distill_data)
 app.command("lm-eval", epilog=lm_eval.EXAMPLE, context_settings=lm_eval.CONTEXT)(lm_eval.lm_eval)
 app.command("export", epilog=export.EXAMPLE)(export.export)
 app.command("serve", epilog=serve.EXAMPLE)(serve.serve)
+app.command("trace", epilog=trace.EXAMPLE)(trace.trace)
 app.command("models", epilog=models.MODELS_EXAMPLE)(models.models)
 app.command("version", epilog=models.VERSION_EXAMPLE)(models.version)
 
