@@ -111,7 +111,7 @@ def parse_exits(value: str | Iterable[object]) -> tuple[int, ...]:
         >>> parse_exits("24;18;12")
         (12, 18, 24)
     """
-    parts = value.split(";") if isinstance(value, str) else list(value)
+    parts = value.split(";") if isinstance(value, str) else _listed(value)
     exits = [parse_exit(part) for part in parts]
     numbers = [exit for exit in exits if exit != ORIGINAL]
     if not numbers:
@@ -122,6 +122,11 @@ def parse_exits(value: str | Iterable[object]) -> tuple[int, ...]:
     if numbers not in (ordered, ordered[::-1]):
         raise ConfigError(f"exits out of order in {value!r}; write {';'.join(map(str, ordered))}")
     return tuple(ordered)
+
+
+def _listed(value: object) -> list[object]:
+    """Give the parts of what should be a sequence; a lonely thing is the only one."""
+    return list(value) if isinstance(value, Iterable) else [value]
 
 
 def check_pair(upper: ExitName, lower: ExitName) -> None:

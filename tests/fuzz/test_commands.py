@@ -26,8 +26,8 @@ VALUES = (
     *(".", "..", "/", "/dev/null", "/dev/zero", "/proc/self/mem", "/nowhere/there", "a" * 300),
     *("owner/name", "owner/name:config", "a/b/c", "self", "%s%n", "$(id)", "{0}"),
 )
-LEFT_OUT = {"help", "version", "push_to_hub", "prompt", "verbose"}
-"""No junk for these: they say much, reach out, or are no option."""
+LEFT_OUT = {"help", "version", "push_to_hub", "prompt", "verbose", "timing", "engine"}
+"""No junk for these: they say much, reach out, take long, or are no option."""
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,13 @@ def commands(material):
     return {
         "generate": {"model": folder, "file": place / "prompts.txt", "max-new-tokens": 2},
         "evaluate": {"model": folder, "data": text, "limit": 40},
-        "calibrate": {"model": folder, "data": text, "rule": "top_gap", "output": "calibrated"},
+        "calibrate": {
+            "model": folder,
+            "data": text,
+            "rule": "top_gap",
+            "output": "calibrated",
+            "no-timing": None,
+        },
         "train": {"model": folder, "data": text, "exits": 2, "output": "trained", **step},
         "pretrain": {"data": text, "model": material["elmer"], "output": "pretrained", **step},
         "finetune": {

@@ -21,6 +21,7 @@ from offramp.cli.rule import read_decoding
 from offramp.cli.settings import Settings
 from offramp.decoding import EarlyExit, SelfSpeculation
 from offramp.errors import ConfigError
+from offramp.models.faults import faults_named
 from offramp.models.multiexit import check_rule
 
 SEED_STEP = 1_000_003
@@ -81,9 +82,10 @@ class Answers:
             OfframpError: One of them cannot be answered.
         """
         self._prompts = prompts
-        self._tokens = {
-            index: encode(each, self._loaded, self._settings) for index, each in prompts.items()
-        }
+        with faults_named(self._loaded.name):
+            self._tokens = {
+                index: encode(each, self._loaded, self._settings) for index, each in prompts.items()
+            }
 
     def facts(self) -> dict[str, Any]:
         """Name all that decides the texts; device and speed do not."""
@@ -107,7 +109,8 @@ class Answers:
     def answer(self, batch: range) -> list[Result]:
         """Answer one batch of prompts."""
         start = time.perf_counter()
-        written = self._generate(batch)
+        with faults_named(self._loaded.name):
+            written = self._generate(batch)
         seconds = round((time.perf_counter() - start) / len(batch), 4)
         return [
             Result(
@@ -131,7 +134,8 @@ class Answers:
         if (beams := self._chosen("num_beams") or 1) > 1:
             raise ConfigError(f"--stream cannot show {beams} beams; use --num-beams 1")
         streamer = TextStreamer(self._loaded.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self._generate(range(1), streamer)
+        with faults_named(self._loaded.name):
+            self._generate(range(1), streamer)
 
     def _generate(
         self, batch: range, streamer: TextStreamer | None = None

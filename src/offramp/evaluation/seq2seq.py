@@ -17,6 +17,7 @@ from torch import Tensor
 from offramp.decoding.oneshot import OneShot
 from offramp.errors import CheckpointError, ConfigError, InputError
 from offramp.models.elmer import ElmerForConditionalGeneration
+from offramp.models.faults import faults_named
 
 LONGEST = 128
 """New tokens where a call does not say, if the model has room for them."""
@@ -120,6 +121,7 @@ class Writer:
         ends = model.generation_config.eos_token_id
         self._ends = set(ends if isinstance(ends, list) else [ends])
         self._pad = tokenizer.pad_token_id
+        self._name = str(model.name_or_path or type(model).__name__)
 
     @property
     def depth(self) -> int:
@@ -153,7 +155,8 @@ class Writer:
             InputError: A source has no tokens, or more than the model reads.
             CheckpointError: The tokenizer is not the model's own.
         """
-        lengths = [self._length(text, number, places) for number, text in enumerate(sources)]
+        with faults_named(self._name):
+            lengths = [self._length(text, number, places) for number, text in enumerate(sources)]
         order = sorted(range(len(sources)), key=lambda number: (-lengths[number], number))
         size = self.settings.batch_size
         return [tuple(order[first : first + size]) for first in range(0, len(order), size)]
@@ -164,7 +167,14 @@ class Writer:
         Args:
             sources: Texts that the model can read.
             seed: Of draws; None is that of the settings.
+
+        Raises:
+            CheckpointError: Model or tokenizer are damaged.
         """
+        with faults_named(self._name):
+            return self._write(sources, self.settings.seed if seed is None else seed)
+
+    def _write(self, sources: Sequence[str], seed: int) -> list[Written]:
         limit = self.settings.max_source_tokens
         cut = {} if limit is None else {"truncation": True, "max_length": limit}
         made = self.tokenizer(
@@ -176,7 +186,7 @@ class Writer:
         with torch.inference_mode():
             if not self.one_pass:
                 return self._in_steps(inputs)
-            return self._in_one_pass(inputs, self.settings.seed if seed is None else seed)
+            return self._in_one_pass(inputs, seed)
 
     def write_all(
         self, sources: Sequence[str], *, advance: Callable[[int], None] = lambda rows: None

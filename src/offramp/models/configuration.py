@@ -120,7 +120,7 @@ def _flag(name: str, value: bool | str) -> bool:
     if isinstance(value, str):
         try:
             value = ast.literal_eval(value.strip().capitalize())
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, RecursionError, MemoryError):  # of too many brackets
             raise ConfigError(f"{name} must be True or False, got {value!r}") from None
     if not isinstance(value, bool):
         raise ConfigError(f"{name} must be True or False, got {value!r}")
@@ -128,7 +128,10 @@ def _flag(name: str, value: bool | str) -> bool:
 
 
 def _pair(value: Any) -> tuple[ExitName, ExitName]:
-    parts = value.split(";") if isinstance(value, str) else list(value)
+    if isinstance(value, str):
+        parts = value.split(";")
+    else:
+        parts = list(value) if isinstance(value, Sequence) else [value]
     if len(parts) != 2:
         raise ConfigError(f"a contrast takes two exits, got {value!r}; try 'original;12'")
     upper, lower = (parse_exit(part) for part in parts)
