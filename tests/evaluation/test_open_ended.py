@@ -135,6 +135,9 @@ def test_what_a_generation_configuration_asks_for_does_not_come_in(going_on):
     assert texts(odd.write(PROMPTS)) == expected
 
 
-def test_an_encoder_decoder_is_refused(byte_tokenizer):
+def test_an_encoder_decoder_and_a_tokenizer_without_padding_are_refused(byte_tokenizer):
     with pytest.raises(ConfigError, match="use a decoder, or --pairs"):
         Continuer(tiny.model_of("t5"), byte_tokenizer, strategy=parse_strategy("greedy"))
+    byte_tokenizer.pad_token = None
+    with pytest.raises(ConfigError, match=r"set tokenizer\.pad_token"):
+        Continuer(tiny.model_of("llama"), byte_tokenizer, strategy=parse_strategy("greedy"))

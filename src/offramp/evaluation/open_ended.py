@@ -218,12 +218,17 @@ class Continuer:
             seed: Of draws.
 
         Raises:
-            ConfigError: It is an encoder-decoder.
+            ConfigError: It is an encoder-decoder, or its tokenizer has nothing to pad with.
         """
         if model.config.is_encoder_decoder:
             raise ConfigError(
                 f"a {model.config.model_type} model answers sources and goes on with no text; use "
                 "a decoder, or --pairs"
+            )
+        if tokenizer.pad_token_id is None:
+            raise ConfigError(
+                "texts of a batch are padded, and the tokenizer has neither a padding token nor an "
+                "end token to take for one; set tokenizer.pad_token"
             )
         self.strategy, self.decoding = strategy, decoding
         self._model, self._tokenizer, self._rule = model, tokenizer, rule
