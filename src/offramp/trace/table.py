@@ -8,7 +8,7 @@ Not here: printing (offramp.cli.trace).
 
 from collections.abc import Iterator, Sequence
 
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
@@ -55,7 +55,9 @@ class TraceTable:
         self._traced, self._measure = traced, check_measure(measure)
         self._most = largest(traced, self._measure)
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterator[RenderableType]:
         """Give blocks of as many positions as fit."""
         label = max(len(name) for name in self._labels())
         room = max(1, (options.max_width - label - 1) // (CELL + 1))
