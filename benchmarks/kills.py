@@ -7,8 +7,10 @@ must be whole. Then either it is killed again, or it runs to its end, which must
 undisturbed run gave: the same bits of weights, the same lines, none lost, none doubled. A Ctrl-C
 must end with one line and code 130, no traceback.
 
-Processes are forked from a server that has imported all of it, so that the moments fall into the
-work and not into imports; all that a command does itself is repeated.
+A command that is in the result file with so many kills is passed over, so that a run of this
+benchmark can be stopped and gone on with. Processes are forked from a server that has imported all
+of it, so that the moments fall into the work and not into imports; all that a command does itself
+is repeated.
 
 Example:
     python benchmarks/kills.py --kills 50 --out benchmarks/results/kills.json
@@ -181,6 +183,17 @@ class Killer:
         folder.mkdir()
 
 
+def table(found: dict[str, dict[str, Any]]) -> str:
+    """Give the rows of docs/reliability.md."""
+    rows = [
+        f"| `{name}` | {each['kills']} | {each['finished']} | {each['same']} | "
+        f"{len(each['half_files'])} | {len(each['bad_ends'])} |"
+        for name, each in found.items()
+    ]
+    head = "| command | kills | runs to the end | of these the same | half files | other faults |"
+    return "\n".join([head, "|---|---|---|---|---|---|", *rows])
+
+
 def main() -> None:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -198,7 +211,8 @@ def main() -> None:
         place = Path(scratch)
         material(place)
         for name, command in commands(place).items():
-            if options.only and name not in options.only:
+            done = found.get(name, {}).get("kills", 0) >= options.kills
+            if done or (options.only and name not in options.only):
                 continue
             folder = place / "runs" / name.replace(" ", "_")
             told = Killer(name, command, folder, seed=options.seed).run(options.kills)
@@ -207,6 +221,7 @@ def main() -> None:
             result = {"command": "python benchmarks/kills.py", "commands": found}
             options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
             shutil.rmtree(folder, ignore_errors=True)
+        print(table(found))
 
 
 if __name__ == "__main__":

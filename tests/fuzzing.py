@@ -27,7 +27,7 @@ SECONDS, BYTES = 60, 3 << 30
 """What one example may take: time, and memory beyond what the process has."""
 
 
-def fuzzed(few: int = 15):
+def fuzzed(few: int):
     """Give the number of examples: few, or thousands."""
     return settings(
         max_examples=EXAMPLES if DEEP else few,

@@ -97,7 +97,7 @@ def load_and_use(base, **options):
 
 
 @pytest.mark.parametrize("name", ["exits.json", "calibration.json"])
-@fuzzed()
+@fuzzed(5)
 @given(data=st.data())
 def test_a_damaged_table(whole, folder, name, data):
     document = json.loads((whole / "exits" / name).read_text("utf-8"))
@@ -106,7 +106,7 @@ def test_a_damaged_table(whole, folder, name, data):
     load_and_use(whole / "base", exits=damaged(whole / "exits", folder, name, wrong))
 
 
-@fuzzed()
+@fuzzed(5)
 @given(data=st.data())
 def test_a_damaged_table_that_shall_name_its_base(whole, folder, data):
     document = json.loads((whole / "exits" / "exits.json").read_text("utf-8"))
@@ -118,7 +118,7 @@ def test_a_damaged_table_that_shall_name_its_base(whole, folder, data):
 
 
 @pytest.mark.parametrize("name", ["exits.safetensors", "drafter.safetensors"])
-@fuzzed()
+@fuzzed(5)
 @given(data=st.data())
 def test_damaged_weights(whole, folder, name, data):
     wrong = data.draw(safetensors((whole / "exits" / name).read_bytes()))
@@ -128,7 +128,7 @@ def test_damaged_weights(whole, folder, name, data):
 
 @pytest.mark.parametrize("kind", ["head", "cast"])
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "generation_config.json"])
-@fuzzed(8)
+@fuzzed(2)
 @given(data=st.data())
 def test_a_damaged_published_checkpoint(whole, folder, kind, name, data):
     content = (whole / kind / name).read_bytes()
@@ -136,15 +136,14 @@ def test_a_damaged_published_checkpoint(whole, folder, kind, name, data):
 
     wrong = data.draw(strategy)
 
-    load_and_use(
-        damaged(whole / kind, folder, name, wrong),
-        multi_exit_config=MultiExitConfiguration(
-            use_original_head=False, contrast_layer_indices="original;1"
-        ),
-    )
+    settings = MultiExitConfiguration(use_original_head=False, contrast_layer_indices="original;1")
+    place = damaged(whole / kind, folder, name, wrong)
+    model = outcome(AutoMultiExitModel.from_pretrained, place, multi_exit_config=settings)
+    if model is not None and name.endswith("safetensors"):  # settings of generate: test_commands
+        use(model.eval())
 
 
-@fuzzed(8)
+@fuzzed(2)
 @given(data=st.data())
 def test_a_damaged_pickle_of_weights(whole, folder, data):
     content = (whole / "bin" / "pytorch_model.bin").read_bytes()

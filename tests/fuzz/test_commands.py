@@ -106,7 +106,7 @@ def run(arguments, place, monkeypatch):
 @pytest.mark.parametrize(
     "command", ["generate", "evaluate", "calibrate", "train", "finetune", "export", "models"]
 )
-@fuzzed(10)
+@fuzzed(3)
 @given(data=st.data())
 def test_options_given_junk(material, command, tmp_path, monkeypatch, data):
     given = dict(commands(material)[command])
@@ -126,7 +126,7 @@ FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_c
 
 @pytest.mark.parametrize("kind", ["lm", "elmer"])
 @pytest.mark.parametrize("name", [*FILES, "model.safetensors"])
-@fuzzed(6)
+@fuzzed(2)
 @given(data=st.data())
 def test_damaged_model_folders(material, kind, name, tmp_path, monkeypatch, data):
     content = (Path(material[kind]) / name).read_bytes()

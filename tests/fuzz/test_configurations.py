@@ -87,7 +87,7 @@ def model():
 @pytest.mark.parametrize(
     "kind", [Contrast, DoLa, FixedExit, EarlyExit, SelfSpeculation, Autoregressive]
 )
-@fuzzed(25)
+@fuzzed(8)
 @given(data=st.data())
 def test_rules(model, kind, data):
     given = data.draw(settings_of(kind))
@@ -99,7 +99,7 @@ def test_rules(model, kind, data):
         outcome(model.generate, ids, decoding=rule, max_new_tokens=2, do_sample=False)
 
 
-@fuzzed(40)
+@fuzzed(12)
 @given(data=st.data())
 def test_the_published_configuration(model, data):
     settings = outcome(MultiExitConfiguration, **data.draw(settings_of(MultiExitConfiguration)))
@@ -112,13 +112,13 @@ def test_the_published_configuration(model, data):
 @pytest.mark.parametrize(
     "kind", [DataSettings, TrainSettings, PretrainSettings, FinetuneSettings, SelfText]
 )
-@fuzzed(40)
+@fuzzed(12)
 @given(data=st.data())
 def test_settings_of_trainings(kind, data):
     outcome(kind, **data.draw(settings_of(kind)))
 
 
-@fuzzed(60)
+@fuzzed(20)
 @given(words=WORDS, some=st.lists(st.one_of(WORDS, WHOLE), max_size=3))
 def test_exits_and_projections(words, some):
     outcome(parse_exit, words)
@@ -132,7 +132,7 @@ def elmer():
     return elmer_of(vocab_size=tiny.VOCAB, max_position_embeddings=64)
 
 
-@fuzzed(40)
+@fuzzed(12)
 @given(data=st.data())
 def test_settings_of_one_pass(elmer, data):
     settings = outcome(OneShot, **data.draw(settings_of(OneShot)))
@@ -147,7 +147,7 @@ OWN = ("output_head", "canvas_ratio", "canvas_extra", "exit_loss", "soft_trainin
 OWN += ("length_predictor", "dag_heads", "gates", "mask_token_id", "canvas_start_token_id")
 
 
-@fuzzed(40)
+@fuzzed(12)
 @given(data=st.data())
 def test_configurations_of_elmer(data):
     """Fields of a wrong kind are refused by the base, in its words."""

@@ -18,7 +18,7 @@ WORDS = ("original;12", "12", "6;12", "gate:0.9", "fixed:2", "top_gap", "low", "
 WORDS += ("True", "None", "rule", "12;original", "[1]", "9" * 5000, *TEXTS, *map(str, NUMBERS))
 
 
-@fuzzed(80)
+@fuzzed(30)
 @given(given=st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(WORDS)), max_size=4))
 def test_arguments_as_a_string(given):
     told = ",".join(f"{name}={value}" for name, value in given)
@@ -28,7 +28,7 @@ def test_arguments_as_a_string(given):
     assert found is None or set(found[1]) <= {name for name, _ in given}
 
 
-@fuzzed(80)
+@fuzzed(30)
 @given(given=st.dictionaries(st.sampled_from(NAMES), st.sampled_from((*NUMBERS, *WORDS, None))))
 def test_arguments_as_lm_eval_may_read_them(given):
     outcome(read_arguments, given)
