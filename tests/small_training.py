@@ -1,14 +1,21 @@
 """A training of seconds that tests run, here or in processes of their own."""
 
+import faulthandler
 import json
 import multiprocessing
 import os
-import socket
+import shutil
+import signal
 import sys
+import tempfile
+import weakref
 from contextlib import contextmanager
 from pathlib import Path
 
+os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")  # see ``start``
+
 import torch
+from torch.distributed import TCPStore
 
 import tiny
 from offramp import attach_exits
@@ -29,6 +36,8 @@ USUAL = {
     "seed": 3,
 }
 """Two epochs of six steps: a checkpoint in the middle of each, log lines that span them."""
+PATIENCE = 120
+"""Seconds that a member may take; shortly before, it says where it hangs."""
 QUIET = {"use_cpu": True, "disable_tqdm": True}
 
 
@@ -92,30 +101,83 @@ def run(arguments):
     torch.save(weights_of(model), f"{folder}.{os.environ.get('RANK', 0)}.pt")
 
 
-def _member(rank, size, port, arguments):
-    group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    if size > 1:
-        os.environ.update({name: str(value) for name, value in {**group, **address}.items()})
+class Group(list):
+    """The processes of a training, and what they leave behind.
+
+    It holds their store, which so is there before the first of them starts and after the last one
+    ends, on a port that nobody else can take.
+    """
+
+    def __init__(self, size):
+        super().__init__()
+        self.store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        self.folder = tempfile.mkdtemp(prefix="members-")
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        self.environments = [
+            {
+                **{"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size},
+                **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": self.store.port},
+                "TORCHELASTIC_USE_AGENT_STORE": True,  # connect to it, as under torchrun
+            }
+            for rank in range(size)
+        ]
+
+    def told(self):
+        """How each of them ended, and the last that it said."""
+        lines = [f"killed for want of memory on this machine since it started: {oom_kills()}"]
+        for rank, each in enumerate(self):
+            said = Path(self.folder, str(rank)).read_text("utf-8", errors="replace")
+            lines += [f"--- member {rank}: {ended(each.exitcode)}", said[-4000:]]
+        return "\n".join(lines)
+
+
+def ended(code):
+    """Name an exit code."""
+    if code is None:
+        return "did not end"
+    return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+
+
+def oom_kills():
+    """How many processes the kernel has killed because memory was short."""
+    try:
+        counters = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
+    except OSError:
+        return "unknown"
+    return counters.get("oom_kill", "unknown")
+
+
+def _member(said, environment, arguments):
+    file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 2)
+    faulthandler.enable()
+    faulthandler.dump_traceback_later(PATIENCE - 10, exit=False)
+    if environment["WORLD_SIZE"] > 1:
+        os.environ.update({name: str(value) for name, value in environment.items()})
     torch.set_num_threads(1)
     target = arguments.pop("target", run)
     target(arguments)
 
 
 def start(arguments, processes=1):
-    """Start a training in processes of its own, forked from one that has imported all of it."""
+    """Start a training in processes of its own, forked from one that has imported all of it.
+
+    That one has a single thread: a fork takes along whatever lock another thread holds. (pyarrow's
+    jemalloc would start one.)
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["offramp.training.exits", "tiny"])
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    started = [
-        context.Process(target=_member, args=(rank, processes, port, dict(arguments)))
-        for rank in range(processes)
-    ]
-    for each in started:
+    group = Group(processes)
+    group.extend(
+        context.Process(
+            target=_member,
+            args=(os.path.join(group.folder, str(rank)), environment, dict(arguments)),
+        )
+        for rank, environment in enumerate(group.environments)
+    )
+    for each in group:
         each.start()
-    return started
+    return group
 
 
 @contextmanager
@@ -123,8 +185,8 @@ def finished(arguments, processes=1):
     """Wait for such a training; it must succeed."""
     members = start(arguments, processes)
     for each in members:
-        each.join(120)
-    assert [each.exitcode for each in members] == [0] * processes
+        each.join(PATIENCE)
+    assert [each.exitcode for each in members] == [0] * processes, members.told()
     yield Path(arguments["folder"])
 
 

@@ -1,7 +1,7 @@
 """Train exits of a base that does not fit on one GPU: its blocks are sharded by torch (FSDP2).
 
 The loop is short, so that it can be made your own: rows in, one step, checkpoints that any number
-of processes goes on from. A thousand rows on two machines of eight GPUs, the same on both but for
+of processes goes on from. A thousand steps on two machines of eight GPUs, the same on both but for
 the rank:
 
     accelerate launch --config_file examples/accelerate/ddp_two_nodes.yaml \
@@ -36,6 +36,7 @@ TRAINED = StateDictOptions(ignore_frozen_params=True, strict=False)
 
 
 def main() -> None:
+    """Shard, train, save."""
     asked = options()
     here = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if asked.cuda else "cpu"
     dist.init_process_group("cpu:gloo,cuda:nccl" if asked.cuda else "gloo")
@@ -59,6 +60,7 @@ def main() -> None:
 
 
 def options() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--model", required=True, help="folder or hub name of the base")
     parser.add_argument("--data", required=True, help="text to train on")
@@ -78,6 +80,7 @@ def options() -> argparse.Namespace:
 
 
 def model_of(asked: argparse.Namespace, exits: tuple[int, ...]) -> Any:
+    """Load the base and attach fresh exits."""
     base = AutoMultiExitModel.from_pretrained(asked.model, dtype=getattr(torch, asked.dtype))
     model = attach_exits(base, exits, asked.projection)
     freeze_(model, exits, unfreeze=False)
@@ -85,6 +88,7 @@ def model_of(asked: argparse.Namespace, exits: tuple[int, ...]) -> Any:
 
 
 def train(student: Student, optimizer: torch.optim.Optimizer, asked: argparse.Namespace) -> None:
+    """Go through the rows, each process with its part of every step."""
     rank, size = dist.get_rank(), dist.get_world_size()
     tokenizer = AutoTokenizer.from_pretrained(asked.model)
     rows = load_rows(DataSettings(source=asked.data, block_size=asked.block_size), tokenizer)
@@ -104,6 +108,7 @@ def train(student: Student, optimizer: torch.optim.Optimizer, asked: argparse.Na
 
 
 def state_of(student: Student, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Give this process's shards of what is trained."""
     model, state = get_state_dict(student, optimizer, options=TRAINED)
     return {"model": model, "optimizer": state}
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, TorchAoConfig
 
@@ -20,6 +21,7 @@ from offramp.errors import CheckpointError, ConfigError, ExitNotFoundError
 from offramp.models import export
 from offramp.models.export_folder import CONFIG, MARK, STAGE
 
+GENERATION = "generation_config.json"
 FOLDABLE = ["direct", "head", "cast", "block"]
 
 
@@ -61,6 +63,48 @@ def test_the_export_says_what_the_exit_says(family, projection, tmp_path):
     exported = plain(tmp_path)
     assert type(exported) is type(model).base_class
     assert_says_what_the_exit_says(model, 2, exported, bits=projection != "cast")
+
+
+DEPTHS = {
+    "llama": "num_hidden_layers",
+    "qwen2": "num_hidden_layers",
+    "mistral": "num_hidden_layers",
+    "phi": "num_hidden_layers",
+    "gpt2": "num_hidden_layers",
+    "bart": "decoder_layers",
+}
+
+
+def written(folder):
+    """What another engine's loader reads: names, shapes and types of tensors, and all settings."""
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        cuts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        tensors = {name: (cut.get_shape(), cut.get_dtype()) for name, cut in cuts.items()}
+        metadata = file.metadata()
+    texts = {name: json.loads((folder / name).read_text()) for name in (CONFIG, GENERATION)}
+    return {"tensors": tensors, "metadata": metadata, **texts}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("projection", FOLDABLE)
+@pytest.mark.parametrize("family", sorted(DEPTHS))
+def test_every_field_is_what_transformers_writes_of_a_model_so_deep(
+    family, projection, tied, tmp_path
+):
+    blocks = 3 if projection == "block" else 2
+    still = tied and projection in ("direct", "block")
+    depth = {DEPTHS[family]: blocks, "tie_word_embeddings": still}
+    if "layer_types" in tiny.config_of(family).to_dict():
+        depth["layer_types"] = tiny.config_of(family).layer_types[:blocks]
+    tiny.model_of(family, **depth).save_pretrained(tmp_path / "plain")
+
+    export_exit(
+        trained(family, projection, (2,), tie_word_embeddings=tied), tmp_path / "draft", exit=2
+    )
+
+    assert written(tmp_path / "draft") == written(tmp_path / "plain")
+    told = {*os.listdir(tmp_path / "draft")}
+    assert told == {*os.listdir(tmp_path / "plain"), MARK}
 
 
 @settings(max_examples=12, phases=[Phase.generate])

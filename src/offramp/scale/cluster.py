@@ -194,6 +194,10 @@ class _MainThread(io.TextIOBase):
         return self._out.isatty()
 
     @property
+    def closed(self) -> bool:
+        return self._out.closed
+
+    @property
     def encoding(self) -> str:  # type: ignore[override]
         return self._out.encoding
 
