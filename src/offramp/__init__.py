@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from offramp.models.multiexit import MultiExitModel
     from offramp.models.shipped import load_elmer
     from offramp.models.storage import save_exits, save_published
+    from offramp.trace.record import Trace
     from offramp.training.closed_form import fit_closed_form
     from offramp.training.data import Collator, DataSettings, load_rows
     from offramp.training.exits import train_exits
@@ -66,6 +67,7 @@ __all__ = [
     "PretrainSettings",
     "SelfSpeculation",
     "SelfText",
+    "Trace",
     "TrainSettings",
     "VocabularyProjectionMode",
     "__version__",
@@ -107,6 +109,7 @@ _HOMES = {
     "PretrainSettings": "offramp.training.pretraining_settings",
     "SelfSpeculation": "offramp.decoding.speculation",
     "SelfText": "offramp.training.self_text",
+    "Trace": "offramp.trace.record",
     "TrainSettings": "offramp.training.settings",
     "VocabularyProjectionMode": "offramp.config",
     "attach_exits": "offramp.models.attach",

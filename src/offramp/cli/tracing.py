@@ -24,11 +24,13 @@ from offramp.cli.table import console_of
 from offramp.cli.trace import Tracing
 from offramp.config import parse_exits
 from offramp.decoding.protocol import DecodingRule
+from offramp.errors import InputError
 from offramp.evaluation.seq2seq import WriteSettings
 from offramp.models.multiexit import check_rule
 from offramp.trace import figures
 from offramp.trace.record import Trace
 from offramp.trace.sight import check_measure
+from offramp.trace.wording import printable
 
 MOST_SHOWN = 64
 """Positions of a table, unless more are asked for."""
@@ -66,9 +68,19 @@ def _found(tracing: Tracing) -> Trace:
 
 
 def _windowed(trace: Trace, window: slice) -> Trace:
-    """Keep those positions of a saved trace that lie in a window of the text."""
+    """Keep those positions of a saved trace that lie in a window of the text.
+
+    Raises:
+        InputError: There are none.
+    """
     wanted = range(*window.indices(trace.length))
-    return replace(trace, positions=tuple(p for p in trace.positions if p.index in wanted))
+    kept = tuple(each for each in trace.positions if each.index in wanted)
+    if not kept:
+        raise InputError(
+            f"the saved trace has no position from {wanted.start} to {wanted.stop} of "
+            f"{trace.length}; leave out --window for all that it has"
+        )
+    return replace(trace, positions=kept)
 
 
 def _of_text(tracing: Tracing) -> Trace:
@@ -174,5 +186,5 @@ def _show(trace: Trace, tracing: Tracing) -> None:
         return
     name = trace.model or "a model"
     rule = "" if trace.decoding is None else f", {trace.decoding}"
-    show_text(f"{name}: {len(trace.positions)} of {trace.length} positions{rule}")
+    show_text(printable(f"{name}: {len(trace.positions)} of {trace.length} positions{rule}"))
     console_of().print(trace.table(measure=tracing.measure))

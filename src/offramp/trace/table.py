@@ -24,7 +24,7 @@ from offramp.trace.sight import (
     settled,
 )
 from offramp.trace.values import Position, Said, Traced
-from offramp.trace.wording import exit_label, fitted, shown
+from offramp.trace.wording import exit_label, fitted, printable, shown
 
 CELL = 9
 """Columns of text for one position, with its mark."""
@@ -120,7 +120,8 @@ class TraceTable:
         for line in LEGEND:
             yield Text(line)
         if self._ruled():
-            yield Text(f"rule: {self._traced.decoding}; reversed where it changed the best token")
+            name = printable(str(self._traced.decoding))
+            yield Text(f"rule: {name}; reversed where it changed the best token")
 
 
 def _line(label: str, words: Sequence[str], style: str) -> list[Text]:
