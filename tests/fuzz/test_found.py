@@ -199,3 +199,10 @@ def test_a_folder_is_as_it_was_until_all_files_are_there(tmp_path):
         (stage / "model.safetensors").write_text("new")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
     assert (tmp_path / "config.json").read_text() == "new"
+
+
+def test_a_column_whose_name_has_two_lines():
+    with pytest.raises(InputError) as told:
+        pairs_of(iter([("line 1", {"a\nb": "c"})]))
+
+    assert "\n" not in str(told.value)

@@ -24,7 +24,7 @@ from offramp.errors import ConfigError, InputError
 from offramp.logits.labels import NO_LABEL
 from offramp.training.checkpoints import check_facts
 from offramp.training.finetuning_settings import FinetuneSettings
-from offramp.training.formats import Rows
+from offramp.training.formats import Rows, columns_of
 from offramp.training.trainer import SafeTrainer, precision_of
 
 Metrics = Callable[[Sequence[str], Sequence[Sequence[str]]], Mapping[str, float]]
@@ -60,7 +60,7 @@ def pairs_of(rows: Rows, *, source: str = "source", target: str = "target") -> l
         more = row.get("targets") or []
         given = [row.get(source), row.get(target), *(more if isinstance(more, list) else [None])]
         if not all(isinstance(each, str) and each.strip() for each in given):
-            found = ", ".join(sorted(map(str, row))) or "none"
+            found = columns_of(row)
             raise InputError(
                 f"{place}: a pair needs text in {source} and {target}, found columns {found}; name "
                 "the columns to use, or mend the line"

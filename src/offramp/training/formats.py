@@ -162,3 +162,13 @@ READERS: Mapping[str, Callable[[Path, int, str], Rows]] = {
     ".parquet": _read_parquet,
     ".csv": _read_csv,
 }
+
+
+def columns_of(row: Row) -> str:
+    """Name a row's columns for a message, on one line.
+
+    Example:
+        >>> columns_of({"target": "b", "source": "a"})
+        'source, target'
+    """
+    return ", ".join(sorted(" ".join(str(name).split()) for name in row)) or "none"

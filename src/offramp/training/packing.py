@@ -14,7 +14,7 @@ from typing import Any
 
 from offramp.errors import InputError, first_line
 from offramp.logits.labels import NO_LABEL
-from offramp.training.formats import Row, Rows
+from offramp.training.formats import Row, Rows, columns_of
 
 MESSAGES = "messages"
 TOGETHER = 32
@@ -50,7 +50,7 @@ class Columns:
             return "conversation"
         if self.text in row:
             return "text"
-        found = ", ".join(sorted(map(str, row))) or "none"
+        found = columns_of(row)
         raise InputError(
             f"cannot tell what to learn: found the columns {found}, looked for {self.prompt} and "
             f"{self.completion}, {MESSAGES}, or {self.text}; name the columns to use"
@@ -102,7 +102,7 @@ def tokens_of(
 
 def _value(row: Row, column: str, place: str) -> Any:
     if column not in row:
-        found = ", ".join(sorted(map(str, row))) or "none"
+        found = columns_of(row)
         raise InputError(f"{place}: no column {column}, found {found}; give every row the same")
     return row[column]
 
