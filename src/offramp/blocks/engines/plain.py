@@ -17,7 +17,8 @@ queries, keys and values. Here
   is one complex product (queries and keys are reordered alike, so their products stay);
 - each text has a cache with room to grow, written in place, keys and values at once;
 - query heads that share a key head are lines of one product;
-- what a product adds to the state is added by the product.
+- what a product adds to the state is added by the product;
+- texts with one new token each attend in one call (offramp.blocks.engines.gangs).
 """
 
 from collections.abc import Sequence
@@ -29,8 +30,10 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 
 from offramp.blocks.anatomy import Anatomy
+from offramp.blocks.engines.attention import Attention, Heads
 from offramp.blocks.engines.engine import Piece
 from offramp.blocks.engines.slots import SlotRow, one_length, remember
+from offramp.blocks.products import filled_up
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 """Norm, rotated queries and keys, output, norm, gated unit; nothing else between."""
@@ -77,9 +80,10 @@ class PlainEngine:
         self._embeddings: nn.Module = stack.get_input_embeddings()
         self._rotary: nn.Module = stack.rotary_emb
         self._width: int = _attention(anatomy.blocks[0]).head_dim
-        self._scale: float = _attention(anatomy.blocks[0]).scaling
         self._queries: int = config.num_attention_heads
         self._keys: int = config.num_key_value_heads
+        scale: float = _attention(anatomy.blocks[0]).scaling
+        self._shape = Heads(self._queries, self._keys, scale)
         self._epsilon: float = config.rms_norm_eps
         with torch.no_grad():
             self._blocks = [self._weights(block) for block in anatomy.blocks]
@@ -109,18 +113,20 @@ class PlainEngine:
         if start == stop:
             return states
         turn = self._turn(states, start, stop, pieces)
-        masks = [self._mask(row.lengths[start], count, states) for row, count in pieces]
+        attention = Attention(self._shape, pieces, start, states.device)
+        count = len(states)
+        states = filled_up(states)
         shape = (states.shape[-1],)
         for index in range(start, stop):
             block = self._blocks[index]
             normed = F.rms_norm(states, shape, block.first_norm, self._epsilon)
-            seen = self._attend(index, pieces, masks, self._heads(block, normed, turn))
-            states = torch.addmm(states, seen, block.out.t())
+            seen = attention.seen(index, self._heads(block, normed, turn))
+            states = torch.addmm(states, filled_up(seen), block.out.t())
             normed = F.rms_norm(states, shape, block.second_norm, self._epsilon)
             unit = F.silu(F.linear(normed, block.gate), inplace=True)
             unit = unit.mul_(F.linear(normed, block.up))
             states = torch.addmm(states, unit, block.down.t())
-        return states
+        return states[:count]
 
     def copy_up(
         self, states: Float[Tensor, "tokens width"], start: int, pieces: Sequence[Piece]
@@ -182,7 +188,8 @@ class PlainEngine:
         self, block: _Block, normed: Tensor, turn: Complex[Tensor, "tokens one half"]
     ) -> Float[Tensor, "tokens heads width"]:
         """Give turned queries, turned keys, and values."""
-        heads = F.linear(normed, block.heads, block.heads_bias).view(len(normed), -1, self._width)
+        joined = F.linear(normed, block.heads, block.heads_bias)[: len(turn)]
+        heads = joined.view(len(turn), -1, self._width)
         turned = self._queries + self._keys
         part = heads[:, :turned]
         if block.heads_norm is not None:
@@ -191,40 +198,6 @@ class PlainEngine:
         rotated = torch.view_as_real(pairs * turn).flatten(-2)
         heads[:, :turned] = rotated
         return heads
-
-    def _mask(self, before: int, count: int, like: Tensor) -> Tensor | None:
-        """Say which of ``before + count`` tokens each line of a product sees; None is all."""
-        if count == 1:
-            return None
-        seen = torch.ones(count, before + count, dtype=torch.bool, device=like.device).tril(before)
-        return seen.repeat_interleave(self._queries // self._keys, dim=0)
-
-    def _attend(
-        self,
-        index: int,
-        pieces: Sequence[Piece],
-        masks: Sequence[Tensor | None],
-        heads: Float[Tensor, "tokens heads width"],
-    ) -> Float[Tensor, "tokens out"]:
-        """Let each text attend to itself."""
-        found = []
-        at = 0
-        shared = self._queries // self._keys
-        for (row, count), mask in zip(pieces, masks, strict=True):
-            mine = heads[at : at + count]
-            kept = row.add(index, mine[:, self._queries :])
-            lines = torch.unflatten(mine[:, : self._queries], 1, (self._keys, shared))
-            seen = F.scaled_dot_product_attention(
-                lines.transpose(0, 1).flatten(1, 2)[None],
-                kept[None, : self._keys],
-                kept[None, self._keys :],
-                attn_mask=mask,
-                scale=self._scale,
-            )
-            seen = torch.unflatten(seen[0], 1, (count, shared)).transpose(0, 1)
-            found.append(seen.reshape(count, -1))
-            at += count
-        return found[0] if len(found) == 1 else torch.cat(found)
 
 
 def fits(anatomy: Anatomy) -> bool:

@@ -6,6 +6,7 @@ Law: a row that was cut is as if the tokens cut had never come (tests/blocks/tes
 
 from collections.abc import Sequence
 from itertools import repeat
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -19,11 +20,20 @@ ROOM = 128
 
 
 class SlotRow:
-    """Keys and values of one text, [2 * heads, room, width of a head] for each block."""
+    """Keys and values of one text, [2 * heads, room, width of a head] for each block.
+
+    Attributes:
+        lengths: How many tokens each block has seen.
+        kept: The memory of each block; a part of the gang's, in a gang.
+        gang: The ``offramp.blocks.engines.gangs.Gang`` that holds the memory, or None.
+        place: In the gang.
+    """
 
     def __init__(self, depth: int) -> None:
         self.lengths = [0] * depth
         self.kept: list[Tensor | None] = [None] * depth
+        self.gang: Any = None
+        self.place = 0
 
     def cut(self, length: int | Sequence[int]) -> None:
         """Forget all tokens from ``length`` on; their places are written over.
@@ -59,12 +69,20 @@ class SlotRow:
         before = self.lengths[block]
         kept = self.kept[block]
         if kept is None or kept.shape[1] < after:
+            if self.gang is not None:
+                self._leave()
+                kept = self.kept[block]
             room = max(ROOM, 2 * before, after + ROOM // 2)
             grown = like.new_empty(like.shape[1], room, like.shape[2])
             if kept is not None:
                 grown[:, :before] = kept[:, :before]
             kept = self.kept[block] = grown
         return kept
+
+    def _leave(self) -> None:
+        """Take the memory of all blocks out of the gang, which may give the place to another."""
+        self.kept = [None if each is None else each.clone() for each in self.kept]
+        self.gang = None
 
 
 def remember(pieces: Sequence[Piece], block: int, new: Float[Tensor, "tokens heads width"]) -> None:
