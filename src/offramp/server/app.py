@@ -10,8 +10,6 @@ It formats and computes nothing: texts come from the writers, traces from the li
 """
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -127,15 +125,10 @@ def create_app(
 
     Returns:
         To be run by any ASGI server; its ``api`` is the FastAPI app behind the guard, its
-        ``service`` what the endpoints share.
+        ``service`` what the endpoints share, to be closed by whoever runs it.
     """
     limits, access = limits or Limits(), access or Access()
     service = Service(hosts, limits)
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
-        await service.close(grace=0.0)
 
     api = FastAPI(
         title="offramp",
@@ -143,7 +136,6 @@ def create_app(
         summary="Language models that answer from any of their layers.",
         docs_url=None,  # their pages load scripts from elsewhere
         redoc_url=None,
-        lifespan=lifespan,
     )
     api.state.service = service
     for routes in (openai_routes, own_routes, plain_routes):

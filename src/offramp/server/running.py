@@ -87,7 +87,7 @@ def run(app: Guard, taken: socket.socket, *, grace: float, verbose: bool) -> Non
         server_header=False,
         limit_concurrency=CONNECTIONS,
         timeout_graceful_shutdown=int(grace + AFTER_GRACE) + 1,
-        lifespan="on",
+        lifespan="off",
     )
     _Server(config, app, grace=grace).run(sockets=[taken])
 
