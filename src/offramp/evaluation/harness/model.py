@@ -28,9 +28,10 @@ from offramp.evaluation.harness.settings import read_arguments
 from offramp.evaluation.harness.stopping import StopStrings
 from offramp.version import __version__
 
-IMPOSSIBLE = -1000.0
-"""Log-probability of a token that a rule never writes, where answers are to be ranked; as in DoLa's
-own code (``relative_top_value``). Perplexities get the true one, which is -inf."""
+IMPOSSIBLE = -100.0
+"""Log-probability of a token that a rule never writes, where answers are to be ranked. DoLa's own
+code has -1000 (``relative_top_value``), with which lm-eval's mean perplexity of short answers
+overflows. Rolling likelihoods get the true one, which is -inf."""
 
 Request = tuple[tuple[str, str] | None, list[int], list[int]]
 """Strings (None for a window of a longer text), tokens of the context, of the continuation."""

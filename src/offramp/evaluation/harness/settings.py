@@ -13,9 +13,9 @@ of lm-eval took the same strings. Differs: ``use_original_head`` need not be set
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from typing import Any, Literal, get_args
+from typing import Any
 
-from offramp.config import ORIGINAL
+from offramp.config import ORIGINAL, parse_exit
 from offramp.decoding import Contrast, DoLa, EarlyExit, FixedExit
 from offramp.decoding.judge import RULES
 from offramp.decoding.protocol import DecodingRule
@@ -26,7 +26,7 @@ from offramp.models.configuration import MultiExitConfiguration
 Decoding = DecodingRule | EarlyExit | None
 """What answers; None is the base's own head."""
 
-FirstToken = Literal["whole", "rule"]
+FIRST_TOKEN = ("whole", "rule")
 
 PASSED_ON = (
     "add_bos_token",
@@ -93,8 +93,8 @@ class HarnessSettings:
     alpha: float | None = None
     dola: Any = None
     early_exit: str | None = None
-    first_token: FirstToken = "whole"
-    chunk: int | None = None
+    first_token: str = "whole"
+    chunk: Any = None
     multi_exit_config: MultiExitConfiguration | None = None
 
     def __post_init__(self) -> None:
@@ -117,7 +117,7 @@ class HarnessSettings:
                 f"alpha={self.alpha} belongs to contrast_layer_indices alone; add "
                 "contrast_layer_indices=original;12"
             )
-        if self.first_token not in get_args(FirstToken):
+        if self.first_token not in FIRST_TOKEN:
             raise ConfigError(f"first_token must be whole or rule, got {self.first_token!r}")
         if self.first_token == "rule" and self.early_exit is None:
             raise ConfigError("first_token=rule belongs to early_exit; add early_exit=gate")
@@ -198,7 +198,10 @@ def read_arguments(arguments: Mapping[str, Any]) -> tuple[HarnessSettings, dict[
 def _layers(value: Any) -> Any:
     if value in ("low", "high"):
         return value
-    return tuple(str(value).replace(";", " ").split()) or value
+    layers = tuple(parse_exit(part) for part in str(value).split(";"))
+    if ORIGINAL in layers:
+        raise ConfigError(f"dola takes low, high or exit numbers, got {value!r}; try 2;4;6")
+    return layers
 
 
 def _early_exit(value: str, rule: DecodingRule | None) -> EarlyExit:
