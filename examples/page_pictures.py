@@ -25,12 +25,16 @@ from urllib.request import urlopen
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
-QUESTION = "Why is the sky blue? Answer in two sentences."
-EARLY = {"prompt": QUESTION, "tokens": 64, "a": "early_exit", "a.threshold": "0.7"}
+EARLY = {
+    "prompt": "What is a lighthouse for? Answer in two sentences.",
+    "tokens": 64,
+    "a": "early_exit",
+    "a.threshold": "0.8",
+}
 ACD = {
-    "prompt": "The storm had passed, and the old lighthouse keeper",
+    "prompt": "In the middle of the city there is a small garden where",
     "mode": "completion",
-    "tokens": 48,
+    "tokens": 40,
     "a": "plain",
     "b": "contrast",
     "b.lower": 12,
@@ -41,6 +45,8 @@ PICTURES = {
     "page-phone.png": ("light", {"width": 360, "height": 740}, EARLY),
 }
 """Name of the file, colours, size of the window, what is asked."""
+EARLY_TOKEN = ".token:not([data-exit='30'])"
+"""Tokens that left before the last layer."""
 SLOW = 120_000
 """Milliseconds that a text may take on a busy machine."""
 LARGEST = 250_000
@@ -71,18 +77,15 @@ def serving():
         server.wait()
 
 
-def picture(browser, address, *, colours, size, asked):
+def taken_of(browser, address, *, colours, size, asked):
     """Write, open the layers of an interesting token, and give a PNG of the whole page."""
     page = browser.new_page(color_scheme=colours, viewport=size, device_scale_factor=2)
     page.goto(f"{address}/#{urlencode(asked)}")
     page.get_by_role("button", name="Write").click()
     expect(page.get_by_role("button", name="Write")).to_be_enabled(timeout=SLOW)
-    chosen = page.locator(".token.differs, .token").first
-    if "b" not in asked:
-        early = min(
-            page.locator(".token").all(), key=lambda token: token.get_attribute("data-exit")
-        )
-        chosen = early
+    chosen = (
+        page.locator(".token.differs").last if "b" in asked else page.locator(EARLY_TOKEN).first
+    )
     chosen.click()
     expect(page.get_by_role("table")).to_be_visible(timeout=SLOW)
     page.mouse.move(0, 0)
@@ -95,7 +98,8 @@ def picture(browser, address, *, colours, size, asked):
 def smaller(taken: bytes) -> bytes:
     """Store a PNG in 256 colours, which is all that the page needs."""
     stored = io.BytesIO()
-    Image.open(io.BytesIO(taken)).convert("RGB").quantize(256).save(stored, "PNG", optimize=True)
+    picture = Image.open(io.BytesIO(taken)).convert("RGB")
+    picture.quantize(256, kmeans=2).save(stored, "PNG", optimize=True)
     return stored.getvalue()
 
 
@@ -109,7 +113,7 @@ def main() -> None:
     with serving() as address, sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=found, args=sandbox)
         for name, (colours, size, asked) in PICTURES.items():
-            stored = smaller(picture(browser, address, colours=colours, size=size, asked=asked))
+            stored = smaller(taken_of(browser, address, colours=colours, size=size, asked=asked))
             if len(stored) > LARGEST:
                 sys.exit(f"{name} has {len(stored)} bytes, more than {LARGEST}; show less")
             (folder / name).write_bytes(stored)

@@ -43,7 +43,10 @@ def rows(page):
     """Read the layer table: exit, and its best token with the space that it begins with."""
     found = page.locator("#layers tbody tr")
     return [
-        (int(row.locator(".chip").inner_text()), row.locator(".word").first.text_content())
+        (
+            int(row.locator(".chip").inner_text()),
+            row.locator(".word").first.text_content().removesuffix(" (written)"),
+        )
         for row in found.all()
     ]
 
@@ -99,7 +102,7 @@ def test_the_layer_table_is_of_the_very_place_of_a_token(site, visit, mode):
             found = rows(page)
 
             assert [exit for exit, _ in found] == list(range(1, DEPTH + 1))
-            assert found[-1][1].replace(" (written)", "").strip() == spelled[index].strip()
+            assert found[-1][1].strip() == spelled[index].strip()
             assert page.locator("#layers tbody tr").last.locator(".chosen").count() == 1
 
 
@@ -331,8 +334,11 @@ def test_an_elmer_model_takes_a_text_and_shows_where_each_place_left(site, visit
         page.get_by_label("Prompt").fill(PROMPT)
         write(page)
         assert tokens(page).count() > 0
-        open_layers(page, 0)
-        expect(page.locator("#layers tbody tr")).not_to_have_count(0)
+        spelled = tokens(page).all_text_contents()
+        for index in (0, len(spelled) - 1):
+            open_layers(page, index)
+            expect(page.locator("#layers")).to_have_attribute("aria-busy", "false")
+            assert rows(page)[-1][1].strip() == spelled[index].strip()
 
 
 SHOWN = """tokens => tokens.map((token) => {

@@ -4,7 +4,7 @@
 
 const exitsBelow = (model) => model.exits.filter((exit) => exit < model.depth);
 const nearest = (numbers, share, depth) =>
-  numbers.reduce((best, n) => (Math.abs(n - share * depth) < Math.abs(best - share * depth) ? n : best), numbers[0]);
+  [...numbers].sort((a, b) => Math.abs(a - share * depth) - Math.abs(b - share * depth))[0];
 
 const exitChoice = (name, label, preset, { none } = {}) => ({
   name,
@@ -46,7 +46,8 @@ export const WAYS = {
   },
   exit: {
     label: "Exit",
-    about: (chosen, model) => `Every token leaves at exit ${chosen.exit} of ${model.depth}; the blocks above do not run.`,
+    about: (chosen, model) =>
+      `Every token leaves at exit ${chosen.exit} of ${model.depth}; the blocks above do not run.`,
     settings: [exitChoice("exit", "Leave at", (model) => nearest(exitsBelow(model), 0.9, model.depth))],
   },
   early_exit: {

@@ -20,7 +20,9 @@ function head(most) {
   const agrees = make("th", "", { scope: "col", class: "narrow" });
   agrees.append(make("abbr", "✓", { title: "agrees: its best token is the last layer's" }));
   row.append(agrees);
-  for (let i = 1; i <= most; i += 1) row.append(make("th", i === 1 ? "Best token" : `${i}.`, { scope: "col" }));
+  for (let i = 1; i <= most; i += 1) {
+    row.append(make("th", i === 1 ? "Best token" : `${i}.`, { scope: "col", class: i === 1 ? "best" : "" }));
+  }
   for (const [name, title, kind] of [
     ["KL", "divergence of the last layer from this exit, nats", "figure narrow"],
     ["Entropy", "of the exit's distribution, nats", "figure entropy"],
@@ -39,7 +41,7 @@ const shown = ({ id, text }) => (text?.trim() ? text.replaceAll("\n", "↵") : r
 
 function candidate({ token, probability }, chosen) {
   const cell = make("td", "", { class: "candidate" });
-  const word = make("span", shown(token), { class: "word" });
+  const word = make("span", shown(token), { class: "word", title: shown(token) });
   if (token.id === chosen) {
     cell.classList.add("chosen");
     word.append(make("span", " (written)", { class: "unseen" }));
@@ -77,15 +79,18 @@ function summary(said, depth) {
   const numbers = said.map(({ exit }) => (exit === "original" ? depth : exit));
   let from = said.length;
   while (from > 0 && said[from - 1].agrees) from -= 1;
-  if (from >= said.length - 1) return "No exit below the last layer agrees with it here.";
-  return from === 0
-    ? "Every exit agrees with the last layer here."
-    : `From exit ${numbers[from]} on, every exit agrees with the last layer.`;
+  if (from === 0) return "Every exit agrees with the last layer here.";
+  if (from < said.length - 1) return `From exit ${numbers[from]} on, every exit agrees with the last layer.`;
+  const below = said.slice(0, -1);
+  const agreeing = below.filter(({ agrees }) => agrees).length;
+  if (!agreeing) return "No exit below the last layer agrees with it here.";
+  return `${agreeing} of ${below.length} exits agree with the last layer, the one right below it does not.`;
 }
 
 function contrasted(changed) {
   if (!changed) return [];
-  const named = ({ token, probability }) => `${readable(token.text ?? `#${token.id}`)} (${percent(probability)} %)`;
+  const named = ({ token, probability }) =>
+    `${readable(token.text ?? `#${token.id}`)} (${percent(probability)} %)`;
   const size = changed.num_plausible ? ` Plausible tokens: ${changed.num_plausible}.` : "";
   const what = changed.changed
     ? `The contrast turned ${named(changed.before)} into ${named(changed.after)}.`
@@ -94,18 +99,23 @@ function contrasted(changed) {
 }
 
 /** Fill an element with the layer table. */
-export function showLayers(home, traced, token) {
-  const [position] = traced.positions.slice(-1);
+export function showLayers(home, traced, { token, position }) {
   const said = position.said;
   const most = Math.max(0, ...said.map(({ top }) => top.length));
   const table = make("table");
-  table.append(make("caption", "Best tokens of every exit, shallowest first, with their probability in percent", { class: "unseen" }), head(most));
+  table.append(make("caption", "Best tokens of every exit", { class: "unseen" }), head(most));
   const body = make("tbody");
   body.append(...said.map((one) => row(one, most, { depth: traced.depth, token })));
   table.append(body);
-  const frame = make("div", "", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Layer table" });
+  const region = { tabindex: "0", role: "region", "aria-label": "Layer table" };
+  const frame = make("div", "", { class: "scroll", ...region });
   frame.append(table);
-  const left = token.exit === traced.depth ? "Written by the whole model" : `Left at exit ${token.exit}`;
-  home.replaceChildren(make("p", `${left}. ${summary(said, traced.depth)}`, { class: "summary" }), ...contrasted(position.changed), frame,
-    make("p", "Exits from the shallowest on, best tokens first, their probabilities in percent.", { class: "hint" }));
+  const left = token.exit === traced.depth ? "Went through all layers" : `Left at exit ${token.exit}`;
+  const reading = "Exits from the shallowest on, best tokens first, their probabilities in percent.";
+  home.replaceChildren(
+    make("p", `${left}. ${summary(said, traced.depth)}`, { class: "summary" }),
+    ...contrasted(position.changed),
+    frame,
+    make("p", reading, { class: "hint" }),
+  );
 }

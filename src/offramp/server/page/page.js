@@ -15,7 +15,7 @@ const FIELDS = ["prompt", "tokens", "temperature", "seed"];
 const SAMPLES = {
   chat: "Why is the sky blue? Answer in two sentences.",
   completion: "The old lighthouse keeper",
-  elmer: "Read this text and say it shorter.",
+  elmer: "lighthouse",
 };
 
 let models = [];
@@ -48,9 +48,10 @@ function remember() {
 function restore(from) {
   for (const name of FIELDS) {
     const number = by(name).type === "number";
-    if (from[name] !== undefined && !(number && Number.isNaN(Number(from[name])))) by(name).value = from[name];
+    const broken = from[name] === undefined || (number && Number.isNaN(Number(from[name])));
+    if (!broken) by(name).value = from[name];
   }
-  if (["chat", "completion"].includes(from.mode)) document.querySelector(`[name=mode][value=${from.mode}]`).checked = true;
+  for (const radio of document.getElementsByName("mode")) radio.checked ||= radio.value === from.mode;
   if (models.some(({ id }) => id === from.model)) by("model").value = from.model;
   by("compare").checked = from.lanes.length > 1;
   fit();
@@ -70,7 +71,11 @@ function fit() {
   by("model-field").hidden = models.length < 2;
   by("about").textContent = `${models.length < 2 ? `${id} · ` : ""}${depth} layers, ${exits.length} exits`;
   by("prompt").placeholder = elmer ? SAMPLES.elmer : SAMPLES[mode()];
-  for (const lane of lanes) if (lane.model !== model()) lane.offer(model());
+  for (const lane of lanes) {
+    if (lane.model === model()) continue;
+    panel.empty();
+    lane.offer(model());
+  }
   arrange();
 }
 
@@ -88,8 +93,8 @@ function request(lane) {
   body.offramp = asked(lane.decoding, lane.settings);
   for (const name of ["temperature", "seed"]) if (by(name).value !== "") body[name] = Number(by(name).value);
   const prompt = by("prompt").value;
-  if (mode() === "chat") return ["/v1/chat/completions", { ...body, messages: [{ role: "user", content: prompt }] }];
-  return ["/v1/completions", { ...body, prompt }];
+  if (mode() !== "chat") return ["/v1/completions", { ...body, prompt }];
+  return ["/v1/chat/completions", { ...body, messages: [{ role: "user", content: prompt }] }];
 }
 
 async function writeOne(lane, signal) {
@@ -111,8 +116,8 @@ async function writeElmer(lane, signal) {
   const text = by("prompt").value;
   lane.asked = { model: model().id, text };
   lane.begin("");
-  const body = { model: model().id, text, max_new_tokens: Number(by("tokens").value), offramp: { tokens: true } };
-  const answer = await talk("/v1/generate", { body, signal });
+  const body = { ...lane.asked, max_new_tokens: Number(by("tokens").value) };
+  const answer = await talk("/v1/generate", { body: { ...body, offramp: { tokens: true } }, signal });
   lane.take(answer.offramp?.tokens?.[0] ?? []);
   lane.say("Written at once: every place left at its own layer.");
 }
@@ -166,10 +171,9 @@ function busy(yes) {
 }
 
 function report(written) {
-  return written
-    .filter((lane) => lane.text.tokens.length)
-    .map((lane) => `${lane.title}: ${lane.text.tokens.length} tokens${lane.speed ? `, ${lane.speed.toFixed(1)} a second` : ""}.`)
-    .join(" ");
+  const told = ({ title, text, speed }) =>
+    `${title}: ${text.tokens.length} tokens${speed ? `, ${speed.toFixed(1)} a second` : ""}.`;
+  return written.filter((lane) => lane.text.tokens.length).map(told).join(" ");
 }
 
 function compare() {
@@ -179,7 +183,10 @@ function compare() {
   while (same < a.length && same < b.length && a[same].id === b[same].id) same += 1;
   const whole = same === a.length && same === b.length;
   lanes.forEach((lane) => lane.text.differAt(whole ? -1 : same));
-  const text = whole ? "The same text as A" : same ? `The same as A for ${same} tokens, then another` : "Another text than A from the first token";
+  const part = same
+    ? `The same as A for ${same} tokens, then another`
+    : "Another text than A from the first token";
+  const text = whole ? "The same text as A" : part;
   const ratio = lanes[1].speed / lanes[0].speed;
   const pace = Number.isFinite(ratio) ? `; ${ratio.toFixed(2)} times its speed` : "";
   lanes[1].say(`${text}${pace}.`);
@@ -251,7 +258,7 @@ async function start() {
   else by("prompt").value ||= sample();
 }
 
-const whole = ({ exits, depth }) => [...new Set([...exits.filter(Number.isInteger), depth])].sort((a, b) => a - b);
+const whole = ({ exits, depth }) => [...new Set([...exits, depth])].sort((a, b) => a - b);
 const sample = () => SAMPLES[model().kind === "elmer" ? "elmer" : mode()];
 
 by("ask").addEventListener("submit", (event) => {

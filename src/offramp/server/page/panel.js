@@ -32,7 +32,7 @@ export class Panel {
     let said;
     try {
       const answer = await talk("/v1/trace", { body: question(lane, index) });
-      said = () => showLayers(by("layers-body"), answer, token);
+      said = () => showLayers(by("layers-body"), answer, { token, position: placeOf(answer, index) });
     } catch (failure) {
       said = () => by("layers-body").replaceChildren(failure.message);
     }
@@ -63,11 +63,14 @@ export class Panel {
 /* What stood before the token, in ids, so that nothing is cut into tokens anew. */
 function question(lane, index) {
   const { offramp, ...asked } = lane.asked;
-  if (asked.text !== undefined) {
-    const place = lane.text.tokens[index].place ?? index;
-    return { ...asked, window: [place, place + 1], top: 5 };
-  }
+  if (asked.text !== undefined) return { ...asked, top: 5 };
   const written = lane.text.tokens.slice(0, index).map(({ id }) => id);
   const rule = ["contrast", "dola"].includes(offramp.decoding) ? offramp : { decoding: "plain" };
   return { ...asked, written, window: [-1, null], top: 5, offramp: rule };
+}
+
+/* Of a text one place was asked for. Of a canvas all: a text takes its tokens from some of them. */
+function placeOf({ kind, positions }, index) {
+  if (kind !== "canvas") return positions.at(-1);
+  return positions.filter(({ target }) => target)[index] ?? positions.at(-1);
 }

@@ -31,7 +31,8 @@ export class Trouble extends Error {
 }
 
 const GONE =
-  "The server does not answer. Is “offramp serve” still running? Nothing on this page is lost; try again when it is back.";
+  "The server does not answer. Is “offramp serve” still running? " +
+  "Nothing on this page is lost; try again when it is back.";
 
 const sentence = (text) => (/[.!?…]$/.test(text) ? text : `${text}.`);
 
@@ -102,7 +103,9 @@ export async function* stream(path, options) {
       const data = line.slice(5).trim();
       if (data === "[DONE]") return;
       const chunk = JSON.parse(data);
-      if (chunk.error) throw new Trouble(`The server gave this text up. It says: ${sentence(String(chunk.error.message))}`);
+      if (chunk.error) {
+        throw new Trouble(`The server gave this text up. It says: ${sentence(String(chunk.error.message))}`);
+      }
       yield chunk;
     }
   } catch (failure) {

@@ -24,7 +24,8 @@ const share = (confidence) => `${Math.floor(confidence * 100)} % sure`;
 /* What a token is called and where it left: for the tip, and as its accessible name. */
 function described(token, depth) {
   const where = token.exit === depth ? `whole model, ${depth} layers` : `exit ${token.exit} of ${depth}`;
-  const sure = token.exit < depth && token.confidence !== null && token.confidence < 1 ? [share(token.confidence)] : [];
+  const asked = token.exit < depth && token.confidence !== null && token.confidence < 1;
+  const sure = asked ? [share(token.confidence)] : [];
   return [readable(token.text), where, ...sure];
 }
 
@@ -116,7 +117,8 @@ export class TokenText {
     const last = this.spans.length - 1;
     const moves = { ArrowRight: index + 1, ArrowLeft: index - 1, Home: 0, End: last };
     if (event.key in moves) this.focus(moves[event.key]);
-    else if (event.key === "ArrowDown" || event.key === "ArrowUp") this.focus(this.#line(index, event.key === "ArrowDown"));
+    else if (event.key === "ArrowDown") this.focus(this.#line(index, true));
+    else if (event.key === "ArrowUp") this.focus(this.#line(index, false));
     else if (event.key === "Enter" || event.key === " ") choose(index);
     else return;
     event.preventDefault();
