@@ -6,6 +6,7 @@ Law: no control, format or direction character is left, and no line end; a text 
 """
 
 import unicodedata
+from functools import lru_cache
 
 from rich.cells import cell_len, set_cell_size
 
@@ -19,6 +20,7 @@ LAST = "last"
 """What the last layer is called in pictures."""
 
 
+@lru_cache(maxsize=8192)
 def shown(token: Token) -> str:
     """Give a token as it can be shown on one line.
 
