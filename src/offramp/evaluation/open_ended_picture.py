@@ -41,7 +41,9 @@ def draw_open_ended(report: OpenEndedReport, path: Path, *, title: str = "") -> 
     with panels(path, len(names), size=(width * len(names), height), title=title) as drawn:
         for panel, name in zip(drawn, names, strict=True):
             _panel(panel, report, name)
-        drawn[0].legend(frameon=False, fontsize="x-small")
+        handles, labels = drawn[0].get_legend_handles_labels()
+        options = {"ncols": len(labels), "frameon": False, "fontsize": "small"}
+        drawn[0].figure.legend(handles, labels, loc="outside lower center", **options)
 
 
 def _panel(panel: Any, report: OpenEndedReport, name: str) -> None:
@@ -62,6 +64,7 @@ def _panel(panel: Any, report: OpenEndedReport, name: str) -> None:
     people = [each for each in report.people if each.name == name]
     if people:
         panel.axhline(people[0].value, linestyle=":", color=FAINT, label="people")
+    panel.set_axisbelow(True)
     panel.set_xticks(range(len(strategies)), strategies)
     panel.set_title(SHOWN[name], fontsize="small")
 
