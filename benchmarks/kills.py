@@ -154,6 +154,8 @@ class Killer:
             run.join()
         if run.exitcode == 0:
             self.told.too_late += 1
+            shutil.rmtree(folder)  # it is whole; an export, for one, is not made twice
+            folder.mkdir()
             return
         self.told.kills += 1
         self.told.early += not any(folder.iterdir())

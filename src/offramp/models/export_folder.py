@@ -48,7 +48,7 @@ def check_export_folder(folder: str | Path, *, overwrite: bool) -> Path:
             f"{place} holds files that no export wrote, which are never overwritten; name another "
             "folder, or empty it yourself"
         )
-    if not overwrite:
+    if not overwrite and (place / CONFIG).exists():  # without it the export was cut off
         raise ConfigError(
             f"{place} holds an earlier export; name another folder, or overwrite it (--overwrite, "
             "in Python overwrite=True)"
