@@ -128,8 +128,8 @@ class Text:
     def mark(self) -> Callable[[], None]:
         """Remember how far the text is; calling what is given goes back there, once or never."""
         lengths = list(self.row.lengths)
-        lists: tuple[list[Any], ...]
-        lists = (self.tokens, self.exits, self.confidence, self.blocks, self.likely)
+        lists: list[list[Any]] = [self.tokens, self.exits, self.confidence, self.blocks]
+        lists.append(self.likely)
         counts = [len(each) for each in lists]
         values = {
             name: getattr(self, name)

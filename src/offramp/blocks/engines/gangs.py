@@ -10,6 +10,7 @@ text and block: 240 a step for eight texts of a model of 30 blocks, a sixth of t
 are 30.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from weakref import ref
 
@@ -44,21 +45,25 @@ class Gang:
         self.rows: list[ref[SlotRow] | None] = []
         self.room = 0
 
-    def join(self, row: SlotRow) -> None:
-        """Move a row's memory into a place that nobody has."""
-        free = (place for place in range(len(self.rows)) if self._at(place) is None)
-        place = next(free, len(self.rows))
-        if place == len(self.rows):
-            self.rows.extend([None] * max(FIRST, len(self.rows)))
-        self.room = self._room_for(max(row.lengths) + 1)
-        self.rows[place] = ref(row)
-        row.gang, row.place = self, place
-        for block, own in enumerate(row.kept):
-            if own is not None:
-                seen = row.lengths[block]
-                mine = self._fitting(block, like=own)[place]
-                mine[:, :seen] = own[:, :seen]
-                mine[:, seen:] = 0
+    def join(self, rows: Sequence[SlotRow]) -> None:
+        """Move rows' memory into places that nobody has."""
+        if not rows:
+            return
+        free = [place for place in range(len(self.rows)) if self._at(place) is None]
+        if len(free) < len(rows):
+            more = max(FIRST, len(self.rows), len(rows) - len(free))
+            free.extend(range(len(self.rows), len(self.rows) + more))
+            self.rows.extend([None] * more)
+        self.room = self._room_for(max(max(row.lengths) for row in rows) + 1)
+        for row, place in zip(rows, free, strict=False):
+            self.rows[place] = ref(row)
+            row.gang, row.place = self, place
+            for block, own in enumerate(row.kept):
+                if own is not None:
+                    seen = row.lengths[block]
+                    mine = self._fitting(block, like=own)[place]
+                    mine[:, :seen] = own[:, :seen]
+                    mine[:, seen:] = 0
         self._show()
 
     def grow(self, longest: int) -> None:
@@ -176,12 +181,10 @@ def ganged(rows: Sequence[SlotRow], start: int) -> tuple[Gang | None, list[int]]
     mean = sum(rows[at].lengths[start] for at in some) / len(some)
     limit = max(ROOM, RAGGED * mean)
     some = [at for at in some if rows[at].lengths[start] <= limit]
-    gangs = [row.gang for at in some if (row := rows[at]).gang is not None]
-    gang = max(gangs, key=gangs.count, default=None) or Gang(len(rows[0].lengths))
+    gangs = Counter(rows[at].gang for at in some if rows[at].gang is not None)
+    gang = gangs.most_common(1)[0][0] if gangs else Gang(len(rows[0].lengths))
     some = [at for at in some if rows[at].gang in (None, gang)]
-    for at in some:
-        if rows[at].gang is None:
-            gang.join(rows[at])
+    gang.join([rows[at] for at in some if rows[at].gang is None])
     gang.grow(max(rows[at].lengths[start] for at in some) + 1)
     high = max(rows[at].place for at in some) + 1
     if len(some) < FEWEST or 2 * len(some) < high:
