@@ -1,5 +1,6 @@
 """A tiny model behind the server, in this process or in one of its own."""
 
+import asyncio
 import os
 import re
 import subprocess
@@ -14,9 +15,11 @@ from transformers import PreTrainedTokenizerFast
 import tiny
 from offramp.blocks.gates import Gate
 from offramp.models.attach import attach_exits
+from offramp.server.address import address_of, listen
 from offramp.server.app import create_app
 from offramp.server.batching import Batching
 from offramp.server.hosted import CausalHost, ElmerHost, Hosts
+from offramp.server.running import server_of
 from offramp.server.scheduling import Room
 from small_seq2seq import elmer_of
 
@@ -76,6 +79,20 @@ async def client_of(*hosts, **options):
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8000") as client:
         yield client, app
+
+
+@asynccontextmanager
+async def running(*hosts, grace=0.0, **options):
+    """Listen in this process; yields the server and its URL."""
+    server = server_of(create_app(Hosts(hosts), **options), grace=grace)
+    with listen("127.0.0.1", 0) as taken:
+        url = address_of(taken)
+        serving = asyncio.create_task(server.serve(sockets=[taken]))
+        try:
+            yield server, url
+        finally:
+            server.should_exit = True
+            await serving
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import typer
 from offramp.cli import options
 from offramp.cli.generate import logs_disabled
 from offramp.errors import ConfigError
+from offramp.server.address import listen
 
 EXAMPLE = "Example: offramp serve --model my-model --model elmer-g2p --port 8080"
 ADDRESS, ACCESS, LIMITS = "Address", "Who may ask", "Limits"
@@ -237,8 +238,9 @@ def serve(  # noqa: PLR0913 - one parameter for each option
                 f"offramp serve needs {name.replace('_', '-')}, which is not installed; run pip "
                 "install 'offramp[serve]'"
             )
-    # --help and the errors above need no torch, which takes seconds to import.
-    with logs_disabled(not verbose):
-        from offramp.cli.serving import run_server  # noqa: PLC0415
+    with listen(host, port) as taken:
+        # --help and the errors above need no torch, which takes seconds to import.
+        with logs_disabled(not verbose):
+            from offramp.cli.serving import run_server  # noqa: PLC0415
 
-    run_server(settings)
+        run_server(settings, taken)

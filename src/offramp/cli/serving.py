@@ -1,12 +1,13 @@
 """Load models and serve them.
 
 In:  checked options. Out: nothing; it serves until it is told to stop.
-Law: an address that cannot be had, or a model that cannot be served, is one line before anything is
-     answered (tests/server/test_serving.py).
+Law: a model that cannot be served is one line before anything is answered
+     (tests/server/test_serving.py).
 Not here: what is served (offramp.server).
 """
 
 import os
+import socket
 from pathlib import Path
 
 from offramp.cli.loading import load
@@ -16,24 +17,29 @@ from offramp.cli.serve import Serving
 from offramp.cli.show import remark, show_json, show_text
 from offramp.errors import ConfigError
 from offramp.evaluation.seq2seq import WriteSettings
+from offramp.server.address import address_of
 from offramp.server.app import create_app
 from offramp.server.batching import Batching
 from offramp.server.guards import access_of, is_loopback
 from offramp.server.hosted import CausalHost, ElmerHost, Host, Hosts
 from offramp.server.limits import Limits
-from offramp.server.running import address_of, listen, run
+from offramp.server.running import run
 from offramp.server.scheduling import Room
 
 
-def run_server(settings: Serving) -> None:
+def run_server(settings: Serving, taken: socket.socket) -> None:
     """Serve until Ctrl-C.
 
+    Args:
+        settings: What and how.
+        taken: The address, which is listened on.
+
     Raises:
-        OfframpError: A model cannot be loaded, or the address cannot be had.
+        OfframpError: A model cannot be loaded.
         KeyboardInterrupt: It was stopped.
     """
     memory = memory_named(device=settings.device, batch_size=settings.slots)
-    with listen(settings.host, settings.port) as taken, quiet(verbose=settings.verbose), memory:
+    with quiet(verbose=settings.verbose), memory:
         hosts = Hosts([_host(name, settings) for name in settings.models])
         app = create_app(
             hosts,

@@ -1,10 +1,10 @@
-"""Listen, and stop in good order.
+"""Serve, and stop in good order.
 
 In:  an app and a socket. Out: nothing; it returns when the server was told to stop.
 Law: at the first Ctrl-C or SIGTERM no text is begun, those that are being written may end within
      the grace, whoever is left is told; at the second it stops at once
      (tests/server/test_serving.py).
-Not here: which addresses do what (offramp.server.app).
+Not here: which addresses do what (offramp.server.app), taking one (offramp.server.address).
 """
 
 import asyncio
@@ -12,60 +12,12 @@ import socket
 
 import uvicorn
 
-from offramp.errors import ConfigError
 from offramp.server.guards import Guard
 
 CONNECTIONS = 1024
 """Connections at a time; more are answered 503 by uvicorn itself."""
 AFTER_GRACE = 2.0
 """Seconds for the last events of texts that were cancelled."""
-BACKLOG = 512
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Take an address.
-
-    Args:
-        host: A name or address of this machine.
-        port: 0 takes a free one.
-
-    Raises:
-        ConfigError: It cannot be had.
-    """
-    try:
-        found = socket.getaddrinfo(
-            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        family, kind, protocol, _, address = found[0]
-        taken = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise ConfigError(
-            f"--host {host} is no address of this machine ({error.strerror}); try 127.0.0.1"
-        ) from None
-    try:
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        taken.bind(address)
-        taken.listen(BACKLOG)
-    except OSError as error:
-        taken.close()
-        raise ConfigError(
-            f"cannot listen on {host} port {port}: {error.strerror}; name another --port, 0 takes "
-            "a free one"
-        ) from None
-    return taken
-
-
-def address_of(taken: socket.socket) -> str:
-    """Give the URL of what is listened on.
-
-    Example:
-        >>> with listen("127.0.0.1", 0) as taken:
-        ...     address_of(taken).rpartition(":")[0]
-        'http://127.0.0.1'
-    """
-    host, port = taken.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def run(app: Guard, taken: socket.socket, *, grace: float, verbose: bool) -> None:
@@ -80,6 +32,11 @@ def run(app: Guard, taken: socket.socket, *, grace: float, verbose: bool) -> Non
     Raises:
         KeyboardInterrupt: It was Ctrl-C that stopped it.
     """
+    server_of(app, grace=grace, verbose=verbose).run(sockets=[taken])
+
+
+def server_of(app: Guard, *, grace: float, verbose: bool = False) -> "Server":
+    """Make a server that is not running yet; see ``run``."""
     config = uvicorn.Config(
         app,
         log_level="info" if verbose else "error",
@@ -89,10 +46,10 @@ def run(app: Guard, taken: socket.socket, *, grace: float, verbose: bool) -> Non
         timeout_graceful_shutdown=int(grace + AFTER_GRACE) + 1,
         lifespan="off",
     )
-    _Server(config, app, grace=grace).run(sockets=[taken])
+    return Server(config, app, grace=grace)
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """Ends texts before it ends connections."""
 
     def __init__(self, config: uvicorn.Config, app: Guard, *, grace: float) -> None:
