@@ -50,6 +50,8 @@ def test_arguments_make_the_decoding(arguments, decoding):
         ({"output_layer_index": "twelve"}, "try 12"),
         ({"output_layer_index": -1}, "try 12"),
         ({"alpha": 0.1}, "belongs to contrast_layer_indices"),
+        ({"contrast_layer_indices": "original;12", "alpha": "x"}, "alpha must be a number"),
+        ({"contrast_layer_indices": "original;12", "alpha": [1]}, "alpha must be a number"),
         ({"dola": "middle"}, "number"),
         ({"early_exit": "sometimes"}, "takes one of"),
         ({"early_exit": "top_gap:much"}, "takes a number"),

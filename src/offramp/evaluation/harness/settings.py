@@ -90,7 +90,7 @@ class HarnessSettings:
     use_original_head: Any = None
     output_layer_index: Any = None
     contrast_layer_indices: Any = None
-    alpha: float | None = None
+    alpha: Any = None
     dola: Any = None
     early_exit: str | None = None
     first_token: str = "whole"
@@ -117,6 +117,8 @@ class HarnessSettings:
                 f"alpha={self.alpha} belongs to contrast_layer_indices alone; add "
                 "contrast_layer_indices=original;12"
             )
+        if not isinstance(self.alpha, int | float | None):
+            raise ConfigError(f"alpha must be a number, got {self.alpha!r}; try 0.1")
         if self.first_token not in FIRST_TOKEN:
             raise ConfigError(f"first_token must be whole or rule, got {self.first_token!r}")
         if self.first_token == "rule" and self.early_exit is None:
