@@ -123,7 +123,7 @@ def test_a_usage_error_is_one_line(offramp, refused, arguments, said):
     ],
 )
 def test_what_the_system_does_ends_a_command_in_one_line(offramp, monkeypatch, error, code, said):
-    def fails(*_):
+    def fails(*_, **__):
         raise error
 
     monkeypatch.setattr("offramp.cli.run.run", fails)
@@ -136,7 +136,7 @@ def test_what_the_system_does_ends_a_command_in_one_line(offramp, monkeypatch, e
 
 
 def test_a_bug_of_ours_is_not_hidden(monkeypatch):
-    def fails(*_):
+    def fails(*_, **__):
         raise RuntimeError("a bug")
 
     monkeypatch.setattr("offramp.cli.run.run", fails)
@@ -165,6 +165,7 @@ def test_libraries_are_quiet_unless_verbose(offramp, heard, monkeypatch):
         warnings.warn("soon to be removed", FutureWarning, stacklevel=1)
 
     monkeypatch.setattr("offramp.cli.run.answers_of", noisy)
+    monkeypatch.setattr("offramp.cli.run._Here", lambda answers: answers)
     monkeypatch.setattr("offramp.cli.run._run", lambda *_: None)
 
     quiet = offramp("generate", "a")
