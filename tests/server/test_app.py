@@ -91,6 +91,26 @@ async def test_what_is_not_there_is_said_in_openais_form(client, method, path, s
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
+@pytest.mark.parametrize(
+    ("content", "kind", "said"),
+    [
+        (b"", "application/json", "must be a JSON object"),
+        (b"[]", "application/json", "must be a JSON object"),
+        (b'{"prompt": "a"}', "text/plain", "must be a JSON object"),
+        (b'{"prompt": "a"', "application/json", "the body is no JSON"),
+        (b'{"prompt": ' + b"[" * 100_000, "application/json", "parsing the body"),
+        (b'{"prompt": "a", "seed": 1' + b"0" * 9_000 + b"}", "application/json", ""),
+        (b"\xff\xfe", "application/json", ""),
+    ],
+)
+async def test_a_body_that_is_no_json_object_is_said_to_be_none(client, content, kind, said):
+    headers = {"Content-Type": kind}
+    answer = await client.post("/v1/completions", content=content, headers=headers)
+
+    assert answer.status_code == 400
+    assert said in answer.json()["error"]["message"]
+
+
 async def test_the_page_and_its_files_come_from_the_package_with_a_strict_policy(client):
     index = await client.get("/")
 

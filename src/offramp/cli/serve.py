@@ -210,8 +210,8 @@ def serve(  # noqa: PLR0913 - one parameter for each option
 ) -> None:
     """Serve models as OpenAI does, many texts at a time, and a page to try them on.
 
-    /v1/completions, /v1/chat/completions, /v1/models, /v1/generate, /v1/trace, /v1/tokenize,
-    /healthz, /metrics, /openapi.json, and the page at /. Ctrl-C stops it.
+    The page is at /, OpenAI's addresses begin at /v1, and /openapi.json describes all of them.
+    Ctrl-C stops it, after the texts that are being written.
     """
     settings = Serving(
         models=model or (None,),

@@ -125,6 +125,8 @@ async def _invalid(_: Request, error: Exception) -> Response:
     name = ".".join(str(each) for each in first["loc"] if not _MADE.search(str(each))) or None
     if first["type"] == "json_invalid":
         name, said = None, f"the body is no JSON: {first['ctx']['error']}"
+    elif name is None:
+        said = "the body must be a JSON object, sent as application/json"
     elif first["type"] == "extra_forbidden":
         said = "is not known here"
     else:
