@@ -8,7 +8,8 @@ Clients draw what they ask from a seed:
 
 What must hold: each good request is answered in full, or refused with 429 and a Retry-After, after
 which it is asked again; each malformed or oversized one gets an answer of 400 to 422 in OpenAI's
-form; nothing gets a 5xx or no answer. Every ``--every`` seconds memory of the server (Linux) and
+form; nothing gets a 5xx or no answer, but for an oversized body: the connection may be closed while
+it is still being sent, which is counted as unanswered. Every ``--every`` seconds memory of the server (Linux) and
 the texts that run and wait are read. At the end the clients stop, and the texts that still run
 after ``--settle`` seconds are stuck slots. A fixed request is asked at the beginning and at the end
 and must give the same text. The slope of the memory is fitted to the second half.
@@ -96,7 +97,10 @@ class Load:
         """Keep the decodings that the model offers."""
         facts = httpx.get(f"{self.server.url}/v1/models", timeout=30).json()["data"][0]["offramp"]
         known = {None, *facts["decodings"]}
-        return [each for each in DECODINGS if each.get("decoding") in known]
+        offered = [each for each in DECODINGS if each.get("decoding") in known]
+        below = [exit for exit in facts["exits"] if exit < facts["depth"]]
+        middle = {"exit": below[len(below) // 2]} if below else {}
+        return [each | middle if each.get("decoding") == "exit" else each for each in offered]
 
     async def run(self, write: Any) -> None:
         """Ask until the time is over, and read memory meanwhile."""
@@ -126,7 +130,8 @@ class Load:
                 outcome = await getattr(self, f"_{kind}")()
             except httpx.HTTPError as error:
                 outcome = f"unanswered ({type(error).__name__})"
-                self._fault(kind, outcome)
+                if kind != "oversized":
+                    self._fault(kind, outcome)
             self.counts[f"{kind}: {outcome}"] += 1
 
     def _fault(self, kind: str, what: str) -> None:

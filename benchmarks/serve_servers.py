@@ -5,6 +5,7 @@ Not here: asking them (serve_clients.py).
 """
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -53,7 +54,7 @@ class Server:
 
     def stop(self) -> int:
         """Ask it to end as Ctrl-C does, and give its exit code."""
-        self.process.send_signal(2)
+        self.process.send_signal(signal.SIGINT)
         try:
             return self.process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -84,6 +85,7 @@ def serving(name: str, folder: Path, *, threads: int, log: Path) -> Iterator[Ser
     Raises:
         Skipped: It did not come up.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are stopped then too
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
