@@ -87,7 +87,7 @@ async def test_a_stream_says_what_the_answer_at_once_says(client, fields):
             token for each in mine for token in (each["logprobs"] or {"content": []})["content"]
         ]
         assert told == choice["logprobs"]["content"]
-        tokens = [token for each in mine[1:] for token in each["offramp"]["tokens"]]
+        tokens = [token for each in mine for token in each["offramp"]["tokens"]]
         assert tokens == choice["offramp"]["tokens"]
         reasons = [each["finish_reason"] for each in mine]
         assert reasons == [*[None] * (len(mine) - 1), choice["finish_reason"]]

@@ -66,7 +66,7 @@ class Answer:
             for place in range(len(self.readings)):
                 first, told = self.shape.before(place), self.extra.before(place)
                 if first is not None:
-                    yield head | {"choices": [first | (self._extra(told, ()) if told else {})]}
+                    yield head | {"choices": [first | self._extra(told, ())]}
             async with aclosing(
                 watched(self.readings, self._watch, begun=self.extra.begun)
             ) as pieces:

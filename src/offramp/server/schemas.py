@@ -47,17 +47,13 @@ class ContrastChoice(Strict):
         default=None, description="The exit that is trusted."
     )
     lower: Exit | None = Field(default=None, description="The earlier exit that is taken off.")
-    alpha: Share | None = Field(
-        default=None, description="Plausible from this share of the best on."
-    )
+    alpha: Share | None = Field(default=None, description="Plausible from this share on.")
 
 
 class ExitFields(Strict):
     """Which exits answer, and how much is run."""
 
-    decoding: Decoding | None = Field(
-        default=None, description="Without it, what the other fields say."
-    )
+    decoding: Decoding | None = Field(default=None, description="Without it, as others say.")
     exit: Exit | Literal["original"] | None = Field(default=None, description="Answers; for exit.")
     contrast: ContrastChoice | None = Field(
         default=None, description="The contrast that is followed."

@@ -108,7 +108,7 @@ class Spelling:
         >>> spelling = Spelling(Vocabulary(tokenizer, size=len(tokenizer)))
         >>> ids = tokenizer("light", add_special_tokens=False)["input_ids"]
         >>> "".join([*map(spelling.add, ids), spelling.rest()])
-        'light'
+        'l i g h t'
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
