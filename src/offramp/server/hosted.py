@@ -1,7 +1,7 @@
 """What is served: models by name, and what each can do.
 
 In:  loaded models. Out: the one that a request names, and the list that clients see.
-Law: what the list says a model can do, it does (tests/server/test_models.py).
+Law: what the list says a model can do, it does (tests/server/test_app.py).
 Not here: loading (offramp.cli.serving); what a request asks a model for (offramp.server.choosing).
 """
 

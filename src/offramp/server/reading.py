@@ -1,7 +1,7 @@
 """Read texts while they are written, and count.
 
 In:  tickets of a writer. Out: pieces of text, or all of each text.
-Law: whatever ends a reading, its writer is told to stop (tests/server/test_reading.py).
+Law: whatever ends a reading, its writer is told to stop (tests/server/test_serving.py).
 Not here: how pieces are sent (offramp.server.events).
 """
 
