@@ -8,7 +8,7 @@ from offramp.errors import ConfigError
 from offramp.server.scheduling import Room, admitted, shared
 
 sizes = st.lists(st.integers(1, 1000), max_size=12)
-rooms = st.builds(Room, slots=st.integers(1, 8), tokens=st.integers(1000, 4000))
+rooms = st.builds(Room, slots=st.integers(1, 8), tokens=st.integers(1400, 5000))
 
 
 @given(waiting=sizes, running=sizes, room=rooms)
@@ -23,6 +23,26 @@ def test_slots_and_tokens_are_never_exceeded_and_short_texts_keep_theirs(waiting
     long_ones = [size for size in running + begun if size > room.short]
     if any(size > room.short for size in begun):
         assert len(long_ones) <= room.for_long
+        assert sum(long_ones) <= room.longest
+
+
+@given(waiting=sizes, running=sizes, room=rooms)
+def test_texts_alike_begin_in_the_order_in_which_they_came(waiting, running, room):
+    chosen = admitted(waiting, running, room)
+
+    for is_long in (False, True):
+        alike = [place for place, size in enumerate(waiting) if (size > room.short) == is_long]
+        begun = [place for place in chosen if place in alike]
+        assert begun == alike[: len(begun)]
+
+
+@given(waiting=sizes, short=st.integers(1, 256), slots=st.integers(4, 8))
+def test_a_short_text_begins_however_many_long_ones_run(waiting, short, slots):
+    room = Room(slots=slots, tokens=2000)
+    waiting = [size + room.short for size in waiting]
+    running = [waiting[place] for place in admitted(waiting, [], room)]
+
+    assert admitted([*waiting, short], running, room)[-1:] == [len(waiting)]
 
 
 @given(waiting=sizes.filter(bool), room=rooms)

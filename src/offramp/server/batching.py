@@ -69,8 +69,8 @@ class Batching:
     async def submit(self, job: Job) -> Ticket:
         """Begin a text, or queue it; see ``Writers``."""
         loop = self._checked(job)
-        context = self._context or self.room.tokens
-        most = min(len(job.prompt) + job.max_new_tokens, context, self.room.tokens)
+        context = self._context or self.room.longest
+        most = min(len(job.prompt) + job.max_new_tokens, context, self.room.longest)
         with self._changed:
             if self._closing:
                 raise Busy("the server is closing; try another", retry_after=self._seconds)
@@ -125,10 +125,10 @@ class Batching:
         vocab = self._model.get_input_embeddings().num_embeddings
         if not all(0 <= token < vocab for token in job.prompt):
             raise InputError(f"the prompt has tokens that are not ids from 0 to {vocab - 1}")
-        if len(job.prompt) >= self.room.tokens:
+        if len(job.prompt) >= self.room.longest:
             raise InputError(
                 f"the prompt has {len(job.prompt)} tokens, and there is room for "
-                f"{self.room.tokens}; shorten it"
+                f"{self.room.longest}; shorten it"
             )
         rule = job.decoding
         if rule is not None:

@@ -1,8 +1,8 @@
 """Decide which texts get a slot, and which tokens of their prompts are read next.
 
 In:  texts in the order in which they came. Out: those that begin; counts of tokens. Pure.
-Law: whoever is first in line is passed over only while long texts have all slots that they may
-     have, and short ones always have the rest; the prompt that came first is read at every
+Law: long texts begin in the order in which they came, and so do short ones; long ones never have
+     the slots and tokens that are kept for short ones. The prompt that came first is read at every
      piece, and the shortest rest too (tests/server/test_scheduling.py).
 Not here: running anything (offramp.server.groups, offramp.server.batching).
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from offramp.errors import ConfigError
 
 KEPT_SHARE = 4
-"""One of so many slots is kept for short texts."""
+"""One of so many slots and tokens is kept for short texts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +24,8 @@ class Room:
         slots: Texts that are written at a time.
         waiting: Texts that may wait for a slot.
         tokens: Tokens that all caches may hold together, by the most that each text may become.
-        short: A text of at most so many tokens, prompt included, is short: a quarter of the slots
-            is kept for these.
+        short: A text of at most so many tokens, prompt included, is short: a quarter of slots and
+            tokens is kept for these.
         piece: Tokens of prompts that are read between two steps of texts being written.
 
     Raises:
@@ -54,13 +54,18 @@ class Room:
         """Slots that texts which are not short may have."""
         return max(1, self.slots - self.slots // KEPT_SHARE)
 
+    @property
+    def longest(self) -> int:
+        """Tokens that texts which are not short may have together, so the most of one."""
+        return self.tokens - self.tokens // KEPT_SHARE
+
 
 def admitted(waiting: Sequence[int], running: Sequence[int], room: Room) -> list[int]:
     """Choose who begins.
 
     Args:
         waiting: The most tokens of each text that waits, in the order in which they came; none is
-            above ``room.tokens``.
+            above ``room.longest``.
         running: The same of those that have a slot.
         room: What there is.
 
@@ -71,16 +76,22 @@ def admitted(waiting: Sequence[int], running: Sequence[int], room: Room) -> list
         >>> admitted([900, 900, 20], [900, 900], Room(slots=4))
         [0, 2]
     """
-    sizes, chosen = list(running), []
+    long_ones = [size for size in running if size > room.short]
+    slots, tokens = len(running), sum(running)
+    chosen: list[int] = []
+    passed = False
     for place, size in enumerate(waiting):
-        if len(sizes) >= room.slots:
+        is_long = size > room.short
+        if is_long:
+            full = len(long_ones) >= room.for_long or sum(long_ones) + size > room.longest
+            passed = passed or full
+            if passed:
+                continue
+        if slots >= room.slots or tokens + size > room.tokens:
             break
-        long_ones = sum(each > room.short for each in sizes)
-        if size > room.short and long_ones >= room.for_long:
-            continue
-        if sum(sizes) + size > room.tokens:
-            break
-        sizes.append(size)
+        if is_long:
+            long_ones.append(size)
+        slots, tokens = slots + 1, tokens + size
         chosen.append(place)
     return chosen
 

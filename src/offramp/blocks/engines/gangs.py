@@ -5,6 +5,9 @@ Law: a row in a gang holds what it would hold alone; rows come and go, and no ro
      the place of another (tests/blocks/test_gangs.py).
 Not here: texts with several new tokens (offramp.blocks.engines.plain attends for them one by one).
 
+The place of a text that has ended is given to the next; the memory of all places is freed when the
+last text of the gang has ended.
+
 A call of attention costs tens of microseconds however short the text is, and there is one for each
 text and block: 240 a step for eight texts of a model of 30 blocks, a sixth of the step. Here there
 are 30.
