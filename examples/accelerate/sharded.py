@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as checkpoints
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers import AutoTokenizer
 
@@ -38,15 +39,17 @@ TRAINED = StateDictOptions(ignore_frozen_params=True, strict=False)
 def main() -> None:
     """Shard, train, save."""
     asked = options()
-    here = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if asked.cuda else "cpu"
+    if asked.cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("cpu:gloo,cuda:nccl" if asked.cuda else "gloo")
+    mesh = init_device_mesh("cuda" if asked.cuda else "cpu", (dist.get_world_size(),))
     exits = parse_exits(asked.exits)
-    plain = model_of(asked, exits)  # each process holds it once in its own memory, before the cut
+    plain = model_of(asked, exits)  # whole, in the machine's memory; only shards go to a GPU
     lesson = Lesson(objective=Objective(name="mixed"), exit_weights=dict.fromkeys(exits, 1.0))
-    student = Student(plain.to(here), lesson)
+    student = Student(plain, lesson)
     for block in plain.anatomy.blocks:
-        fully_shard(block)
-    fully_shard(student)
+        fully_shard(block, mesh=mesh)
+    fully_shard(student, mesh=mesh)
     trained = [each for each in student.parameters() if each.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=asked.learning_rate)
     train(student, optimizer, asked)

@@ -13,7 +13,7 @@ import small_spread
 from offramp.scale.cluster import Cluster, connected
 
 COUNT = 40
-SAMPLED = ["--do-sample", "--seed", 5, "--batch-size", 2, "--max-new-tokens", 60]
+SAMPLED = ["--do-sample", "--seed", 5, "--batch-size", 2, "--max-new-tokens", 30]
 RAY = ["--engine", "ray", "--workers", 1]
 
 

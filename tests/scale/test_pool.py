@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import ray
 
 import small_spread
 from offramp.errors import ConfigError, InputError, ScaleError
@@ -56,6 +57,16 @@ def test_no_room_is_said(room):
 
     with pytest.raises(ScaleError, match=r"has 2 CPUs.*room for 1 workers.*not for 2"), too_many:
         pass
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:99999"])
+def test_a_cluster_that_is_not_there_is_said_at_once(monkeypatch, address):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+
+    with pytest.raises(ScaleError, match=r"cannot join.*leave --ray-address out") as said:
+        connected(Cluster(address=address)).__enter__()
+
+    assert address in str(said.value)
 
 
 @pytest.mark.parametrize("wrong", [{"workers": 0}, {"cpus": 0}, {"gpus": 1.5}, {"gpus": -1.0}])

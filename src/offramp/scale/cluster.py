@@ -9,6 +9,7 @@ Not here: the work (offramp.scale.pool).
 import io
 import logging
 import os
+import socket
 import sys
 import threading
 import warnings
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, TextIO
+from typing import Any
 
 from offramp.errors import ConfigError, ScaleError, first_line
 
@@ -24,7 +25,8 @@ OWN = "local"
 STORE = 256 * 2**20
 """Bytes that a cluster of this machine's own keeps for rows on their way; Ray takes 30 % of the
 memory, which the models need."""
-
+PATIENCE = 10
+"""Seconds in which a cluster that is there answers."""
 _SAID = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
 """Nothing is told to anybody unasked, and nothing is kept back to be printed at the exit."""
 _QUIET = {"RAY_BACKEND_LOG_LEVEL": "fatal"}
@@ -130,6 +132,7 @@ def _join(cluster: Cluster, *, verbose: bool) -> None:
         named |= {"num_cpus": workers * cluster.cpus, "object_store_memory": STORE}
         named |= {"include_dashboard": False}
     try:
+        _knock(cluster.address or "")
         with warnings.catch_warnings(), nullcontext() if verbose else _stderr_dropped():
             warnings.simplefilter("ignore")
             ray.init(logging_level=logging.INFO if verbose else logging.ERROR, **named)
@@ -141,6 +144,18 @@ def _join(cluster: Cluster, *, verbose: bool) -> None:
             f"cannot join a Ray cluster {where}: {first_line(error)[:200]}; check that "
             "ray start --head has run there, or leave --ray-address out"
         ) from None
+
+
+def _knock(address: str) -> None:
+    """Find out in seconds what Ray would try for minutes: whether anybody is there.
+
+    Raises:
+        OSError: Nobody is.
+    """
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if colon and port.isdecimal():
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE):
+            pass
 
 
 @contextmanager
@@ -181,26 +196,26 @@ def _room(cluster: Cluster) -> Room:
 class _MainThread(io.TextIOBase):
     """Stdout for this thread; what threads of Ray print goes to stderr, for it is no result."""
 
-    def __init__(self, out: TextIO) -> None:
+    def __init__(self, out: Any) -> None:
         self._out, self._thread = out, threading.get_ident()
 
     def write(self, text: str) -> int:
-        return self._here.write(text)
+        return int(self._here.write(text))
 
     def flush(self) -> None:
         self._here.flush()
 
     def isatty(self) -> bool:
-        return self._out.isatty()
+        return bool(self._out.isatty())
 
     @property
     def closed(self) -> bool:
-        return self._out.closed
+        return bool(self._out.closed)
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        return self._out.encoding
+        return str(self._out.encoding)
 
     @property
-    def _here(self) -> TextIO:
+    def _here(self) -> Any:
         return self._out if threading.get_ident() == self._thread else sys.stderr

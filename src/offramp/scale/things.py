@@ -9,6 +9,7 @@ texts, so the cut is ours.
 
 import pickle
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import pyarrow
@@ -34,10 +35,9 @@ class Things(Datasource):  # type: ignore[misc]
     def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
         """Give the only task."""
         unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        things = self._things
+        return [ReadTask(partial(_blocks, self._things), unknown)]
 
-        def read() -> Iterator[Any]:
-            for thing in things():
-                yield pyarrow.table({"thing": [pickle.dumps(thing)]})
 
-        return [ReadTask(read, unknown)]
+def _blocks(things: Callable[[], Iterable[Any]]) -> Iterator[Any]:
+    for thing in things():
+        yield pyarrow.table({"thing": [pickle.dumps(thing)]})
