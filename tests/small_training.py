@@ -177,6 +177,7 @@ def start(arguments, processes=1):
     )
     for each in group:
         each.start()
+        each.group = group  # whoever holds one of them holds their store and folder
     return group
 
 
