@@ -291,6 +291,7 @@ async def test_what_cannot_be_done_is_refused_in_openais_form(client, name):
         ({"messages": [{"role": "pirate", "content": "a"}]}, "unknown role pirate"),
         ({"messages": [{"role": "user", "content": "a", "tool_calls": [1]}]}, "tool_calls"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "image_url"),
+        ({"messages": [{"role": "user"}]}, "has no content"),
         ({"tools": [{"type": "function"}]}, "tools is not offered"),
         ({"response_format": {"type": "json_object"}}, "response_format 'json_object'"),
         ({"top_logprobs": 2}, "needs logprobs"),

@@ -105,6 +105,12 @@ def _plain(message: Message, place: int) -> dict[str, str]:
             f"messages.{place}: {', '.join(sorted(extra))} is not read here; send role and text",
             param=f"messages.{place}",
         )
+    if parts is None and message.role != "assistant":
+        raise Refusal(
+            400,
+            f"messages.{place} of {message.role!r} has no content; send a text",
+            param=f"messages.{place}",
+        )
     text = parts if isinstance(parts, str) else "".join(each.text or "" for each in parts or ())
     named = {} if message.name is None else {"name": message.name}
     return {"role": message.role, "content": text, **named}
