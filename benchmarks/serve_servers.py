@@ -52,6 +52,12 @@ class Server:
             for name, field in (("resident", "VmRSS"), ("private", "RssAnon"))
         }
 
+    def processor_seconds(self) -> float:
+        """Read how long processors have worked for it, all threads together."""
+        stat = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="utf-8")
+        user, system = stat.rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
     def stop(self) -> int:
         """Ask it to end as Ctrl-C does, and give its exit code."""
         self.process.send_signal(signal.SIGINT)

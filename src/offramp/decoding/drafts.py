@@ -182,11 +182,25 @@ class DrafterDrafts:
 class LookupDrafts:
     """Drafts copied from the text itself, where its last words stood before; else another's.
 
+    Args:
+        other: Is asked where nothing is found; None is no draft.
+        longest: Tokens of a draft at most.
+        match: So many last tokens must have stood before.
+        texts: No draft where more texts than these share a step: their products are slower with
+            more lines; None is however many.
+
     Source: Saxena 2023, "prompt lookup decoding"; Yang et al. 2023, arXiv:2304.04487.
     """
 
-    def __init__(self, other: DraftSource | None, *, longest: int, match: int = 3) -> None:
-        self._other, self._longest, self._match = other, longest, match
+    def __init__(
+        self,
+        other: DraftSource | None,
+        *,
+        longest: int,
+        match: int = 3,
+        texts: int | None = None,
+    ) -> None:
+        self._other, self._longest, self._match, self._texts = other, longest, match, texts
 
     def note(self, text: Text, view: StateView, row: int) -> None:
         """Let the other source remember."""
@@ -195,6 +209,8 @@ class LookupDrafts:
 
     def draft(self, texts: Sequence[Text], captured: Sequence[int]) -> list[Draft]:
         """Guess for each text."""
+        if self._texts is not None and len(texts) > self._texts:
+            return [Draft() for _ in texts]
         drafts = [Draft(tokens=self._found(text)) for text in texts]
         empty = [place for place, draft in enumerate(drafts) if not draft.tokens]
         if empty and self._other is not None:

@@ -208,7 +208,7 @@ class Batching:
             if group.loop == loop:
                 return group
         engine = self._engine_of(loop.engine)
-        return Group(loop, engine, loop.steps(self._model, engine))
+        return Group(loop, engine, self._model)
 
     def _tell_all(self) -> None:
         """Hand over what is new, and let those go that have ended."""

@@ -10,13 +10,20 @@ import logging
 from collections.abc import Callable, Sequence
 
 from offramp.blocks.engines import Engine
-from offramp.decoding.protocol import DecodingLoop, Steps
+from offramp.decoding import Autoregressive
+from offramp.decoding.drafts import LookupDrafts
+from offramp.decoding.loop import checked_steps
+from offramp.decoding.protocol import DecodingLoop, LoopModel, Steps
 from offramp.decoding.request import Text
 from offramp.errors import OfframpError
 from offramp.server.scheduling import shared
 from offramp.server.writing import Writing
 
 logger = logging.getLogger(__name__)
+
+LOOKED_UP, FEW = 2, 1
+"""A text alone in its step is drafted by copying two tokens from where its last three stood before:
+three lines are multiplied in hardly more time than one (docs/lab-log.md, 2026-11-22)."""
 
 
 class Group:
@@ -30,11 +37,12 @@ class Group:
     Args:
         loop: The decoding.
         engine: Runs the blocks.
-        steps: Of the decoding on the engine.
+        model: Is asked for scores.
     """
 
-    def __init__(self, loop: DecodingLoop, engine: Engine, steps: Steps) -> None:
-        self.loop, self.engine, self._steps = loop, engine, steps
+    def __init__(self, loop: DecodingLoop, engine: Engine, model: LoopModel) -> None:
+        self.loop, self.engine = loop, engine
+        self._steps = _steps_of(loop, engine, model)
         self.writings: list[Writing] = []
 
     @property
@@ -77,6 +85,14 @@ class Group:
             for each, back in zip(writings, marks, strict=True):
                 back()
                 self._attempt([each], act)
+
+
+def _steps_of(loop: DecodingLoop, engine: Engine, model: LoopModel) -> Steps:
+    """Begin to decode; without drafts of its own, with those that cost next to nothing."""
+    if isinstance(loop, Autoregressive) and engine.repeatable:
+        source = LookupDrafts(None, longest=LOOKED_UP, texts=FEW)
+        return checked_steps(model, engine, rule=loop.target, source=source)
+    return loop.steps(model, engine)
 
 
 def fault(error: Exception) -> OfframpError:
