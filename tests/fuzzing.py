@@ -16,6 +16,7 @@ from contextlib import contextmanager
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+from jaxtyping import TypeCheckError
 
 from offramp.errors import OfframpError
 
@@ -71,6 +72,8 @@ def outcome(call, *arguments, **options):
                 return call(*arguments, **options)
         except OfframpError as error:
             check_told(str(error))
+        except TypeCheckError:  # pytest checks types when calls are made: ours never saw the value
+            pass
     return None
 
 

@@ -357,7 +357,9 @@ def test_folders_of_others_are_left_alone(train, text, refused, folder, tmp_path
 def test_what_cannot_be_trained_is_refused(
     train, text, refused, monkeypatch, tmp_path, options, words
 ):
-    monkeypatch.setattr("offramp.cli.train.find_spec", lambda name: name != "tensorboard" or None)
+    monkeypatch.setattr(
+        "offramp.cli.material.find_spec", lambda name: name != "tensorboard" or None
+    )
     given = options.format(text=text, folder=tmp_path / "states").split()
 
     refused(train(*given, rows=()), *words)

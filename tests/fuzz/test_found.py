@@ -172,7 +172,7 @@ def test_numbers_that_no_exit_has(value):
     with pytest.raises(ConfigError, match="number of blocks"):
         parse_exit(value)
     with pytest.raises(ConfigError, match="number of blocks"):
-        parse_exits(value)
+        parse_exits([value])
 
 
 def test_brackets_where_true_or_false_is_meant():

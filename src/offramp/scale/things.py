@@ -32,7 +32,7 @@ class Things(Datasource):  # type: ignore[misc]
         """Say nothing: they are not counted before they are read."""
         return None
 
-    def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
+    def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[Any]:
         """Give the only task."""
         unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
         return [ReadTask(partial(_blocks, self._things), unknown)]

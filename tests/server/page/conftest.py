@@ -101,7 +101,7 @@ def locked():
         yield address
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium():
     """The system's browser, without a window."""
     if BROWSER is None:
