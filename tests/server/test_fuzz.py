@@ -18,6 +18,9 @@ from offramp.server.hosted import Hosts
 from offramp.server.limits import Limits
 from small_server import causal_host, elmer_host
 
+pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
+"""schemathesis draws with ``random`` itself."""
+
 EXAMPLES = 15
 CHECKS = [
     not_a_server_error,
