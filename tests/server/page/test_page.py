@@ -51,16 +51,26 @@ def rows(page):
     ]
 
 
+COUNT_LENGTHS = """() => {
+  window.lengths = [];
+  const note = () => window.lengths.push(document.querySelector(".lane .text").textContent.length);
+  new MutationObserver(note).observe(document.body, { childList: true, subtree: true });
+}"""
+"""Notes how long the text is, at every change of the page."""
+
+
 def test_a_text_streams_in_and_is_the_one_that_the_api_gives(site, visit):
     asked = {"prompt": PROMPT, "max_tokens": 120, "temperature": 0}
     told = httpx.post(f"{site}/v1/completions", json=asked, timeout=30).json()["choices"][0]["text"]
     with visit(link(site, tokens=120)) as page:
+        page.evaluate(COUNT_LENGTHS)
         page.get_by_role("button", name="Write").click()
         tokens(page).first.wait_for()
-        early = tokens(page).count()
         expect(page.locator(".writing")).to_have_count(0)
 
-        assert 0 < early < tokens(page).count()
+        lengths = page.evaluate("window.lengths")
+        assert len(set(lengths)) > 2  # it grew before the eye, and did not come at once
+        assert lengths == sorted(lengths)
         assert lane(page).locator(".text").text_content() == PROMPT + told
         assert lane(page).locator(".plain-text").text_content() == told
         for name in ("speed", "first", "tokens", "exit"):
