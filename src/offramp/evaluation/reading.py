@@ -71,7 +71,7 @@ class Positions:
 
     def chunks(self, size: int) -> Iterator["Positions"]:
         """Cut the positions, not the states."""
-        for places in torch.arange(len(self.rows)).split(size):
+        for places in torch.split(torch.arange(len(self.rows)), size):
             yield self.only(places)
 
     def only(self, places: Int[Tensor, " some"]) -> "Positions":
