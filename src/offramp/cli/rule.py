@@ -10,8 +10,8 @@ from typing import Any, Literal
 from offramp.cli.settings import ExitChoice, Settings
 from offramp.config import ORIGINAL, parse_exit
 from offramp.decoding import Contrast, DoLa, EarlyExit, FixedExit, SelfSpeculation
-from offramp.decoding.judge import RULES
 from offramp.decoding.protocol import DecodingLoop, DecodingRule
+from offramp.decoding.rule_text import early_exit_fields
 from offramp.errors import ConfigError
 
 ORIGINAL_HEAD = "original"
@@ -53,12 +53,7 @@ def read_decoding(settings: Settings) -> tuple[DecodingRule | DecodingLoop | Non
 
 
 def _early_exit(settings: Settings, rule: DecodingRule | None) -> EarlyExit:
-    name, _, value = str(settings.early_exit).partition(":")
-    options: dict[str, Any] = {"rule": name, "cache": settings.cache or "defer"}
-    if name not in RULES or name == "schedule":
-        raise ConfigError(
-            f"--early-exit takes one of {', '.join(RULES[:-1])}, got {name!r}; try top_gap:0.9"
-        )
+    options = early_exit_fields(str(settings.early_exit), option="--early-exit ")
     if isinstance(rule, Contrast):
         if rule.upper != ORIGINAL or not isinstance(rule.lower, int):
             raise ConfigError(
@@ -66,18 +61,7 @@ def _early_exit(settings: Settings, rule: DecodingRule | None) -> EarlyExit:
                 f"--contrast original:{rule.lower}"
             )
         options["lower"] = rule.lower
-    try:
-        if name == "fixed":
-            options["exits"] = (int(value),)
-        elif value:
-            options["threshold"] = int(value) if name == "patience" else float(value)
-    except ValueError:
-        example = {"fixed": "12", "patience": "3"}.get(name, "0.9")
-        raise ConfigError(
-            f"--early-exit {name} takes a number after the colon, got {value!r}; try "
-            f"{name}:{example}"
-        ) from None
-    return EarlyExit(**options)
+    return EarlyExit(**options, cache=settings.cache or "defer")
 
 
 def _speculation(settings: Settings, rule: DecodingRule | None) -> SelfSpeculation:

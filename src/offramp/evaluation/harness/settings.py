@@ -17,8 +17,8 @@ from typing import Any
 
 from offramp.config import ORIGINAL, parse_exit
 from offramp.decoding import Contrast, DoLa, EarlyExit, FixedExit
-from offramp.decoding.judge import RULES
 from offramp.decoding.protocol import DecodingRule
+from offramp.decoding.rule_text import early_exit_fields
 from offramp.errors import ConfigError
 from offramp.evaluation.reading import check_chunk
 from offramp.models.configuration import MultiExitConfiguration
@@ -207,12 +207,7 @@ def _layers(value: Any) -> Any:
 
 
 def _early_exit(value: str, rule: DecodingRule | None) -> EarlyExit:
-    name, _, number = value.partition(":")
-    options: dict[str, Any] = {"rule": name}
-    if name not in RULES or name == "schedule":
-        raise ConfigError(
-            f"early_exit takes one of {', '.join(RULES[:-1])}, got {name!r}; try top_gap:0.9"
-        )
+    options = early_exit_fields(value, option="early_exit=")
     if isinstance(rule, Contrast):
         if rule.upper != ORIGINAL:
             raise ConfigError(
@@ -220,15 +215,4 @@ def _early_exit(value: str, rule: DecodingRule | None) -> EarlyExit:
                 f"contrast_layer_indices=original;{rule.lower}"
             )
         options["lower"] = rule.lower
-    try:
-        if name == "fixed":
-            options["exits"] = (int(number),)
-        elif number:
-            options["threshold"] = int(number) if name == "patience" else float(number)
-    except ValueError:
-        example = {"fixed": "12", "patience": "3"}.get(name, "0.9")
-        raise ConfigError(
-            f"early_exit={name} takes a number after the colon, got {number!r}; try "
-            f"{name}:{example}"
-        ) from None
     return EarlyExit(**options)
