@@ -7,36 +7,7 @@
 #
 # Data, hardware and hours: examples/README.md.
 set -euo pipefail
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
-if [[ ${1:-} == --smoke ]]; then
-  folder=${2:?name a new folder}
-  python "$here/../smoke.py" "$folder"
-  start=$folder/elmer launch=$here/../accelerate/smoke.yaml fresh=(--from-scratch)
-  size=(--batch-size 4 --max-steps 2 --eval-steps 1 --eval-rows 2 --max-source 96 --device cpu)
-  measure=(--max-source-tokens 96 --samples 100 --device cpu)
-else
-  folder=${1:?name the folder that holds pretrained/ and xsum/, or --smoke and a new one}
-  start=$folder/pretrained launch=$here/../accelerate/4_gpus.yaml fresh=()
-  size=(--batch-size 8 --epochs 100 --eval-steps 5000 --max-source 512 --max-target 64)
-  measure=(--max-source-tokens 512 --batch-size 32)
-fi
-for part in train dev test; do
-  python "$here/../pairs.py" "$folder/xsum/$part.src" "$folder/xsum/$part.tgt" \
-    "$folder/xsum/$part.jsonl"
-done
-# The canvas that a source gets: no reference is looked at.
-python "$here/../adapt.py" "$start" "$folder/xsum-start" canvas_ratio=0.0 canvas_extra=72
-
-# Published: Adam 2e-5 constant, batches of 32, 100 epochs, the mean loss of all exits. The gates are ours.
-accelerate launch --config_file "$launch" -m offramp.cli finetune --model "$folder/xsum-start" \
-  --pairs "$folder/xsum/train.jsonl" --held-out "$folder/xsum/dev.jsonl" \
-  --learning-rate 2e-5 --schedule constant --warmup 0 --weight-decay 0 --gates \
-  --metrics rouge --metric rougeL --output "$folder/xsum-model" "${fresh[@]}" "${size[@]}"
-
-# All exits: ROUGE-1, -2 and -L; then the same with places leaving by their gates.
-offramp evaluate --model "$folder/xsum-model" --pairs "$folder/xsum/test.jsonl" \
-  --output "$folder/xsum-texts.jsonl" "${measure[@]}"
-python "$here/../field_scores.py" "$folder/xsum-texts.jsonl"
-offramp evaluate --model "$folder/xsum-model" --pairs "$folder/xsum/test.jsonl" --early-exit gate \
-  --metrics rouge "${measure[@]}"
+# Measured: ROUGE-1, -2 and -L.
+task=xsum longest=64 room=72 scores=rouge metric=rougeL
+source "$(dirname "${BASH_SOURCE[0]}")/../elmer_finetune.sh"
