@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from serve_clients import Answer, closed_loop, conversations, summed
-from serve_servers import COMMANDS, Server, Skipped, plain_checkpoint, serving
+from serve_servers import COMMANDS, Server, Skipped, plain_checkpoint, serving, settings_of
 
 PROMPTS = Path(__file__).parent / "speed_prompts.json"
 OURS = "offramp"
@@ -217,7 +217,7 @@ def heading(asked: argparse.Namespace) -> dict[str, Any]:
     packages = ("torch", "transformers", "offramp", "fastapi", "uvicorn", "httpx")
     return {
         "benchmark": "serve",
-        "settings": {name: str(value) for name, value in vars(asked).items()},
+        "settings": settings_of(asked),
         "packages": {name: version(name) for name in packages},
         "commands": {name: COMMANDS[name] for name in asked.servers},
         "commit": commit.stdout.strip(),

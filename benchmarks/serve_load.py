@@ -38,7 +38,7 @@ from typing import Any
 import httpx
 import numpy
 from serve_clients import content_of, conversations
-from serve_servers import Server, plain_checkpoint, serving
+from serve_servers import Server, plain_checkpoint, serving, settings_of
 
 PROMPTS = Path(__file__).parent / "speed_prompts.json"
 ANSWER_SECONDS = 300.0
@@ -273,8 +273,7 @@ def main() -> int:
             load = Load(server, asked)
 
             def write() -> None:
-                settings = {name: str(value) for name, value in vars(asked).items()}
-                found = {"benchmark": "serve_load", "settings": settings}
+                found = {"benchmark": "serve_load", "settings": settings_of(asked)}
                 found |= {"offramp": version("offramp"), **load.result()}
                 asked.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 

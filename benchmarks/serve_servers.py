@@ -4,6 +4,7 @@ In:  a folder with a plain checkpoint. Out: addresses that answer.
 Not here: asking them (serve_clients.py).
 """
 
+import argparse
 import os
 import signal
 import socket
@@ -129,6 +130,11 @@ def _await(server: Server, log: Path) -> None:
             time.sleep(0.2)
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     raise Skipped(f"{server.name} did not come up: {lines[-1] if lines else 'it said nothing'}")
+
+
+def settings_of(asked: argparse.Namespace) -> dict[str, str]:
+    """Give what was asked for, but for places on this machine."""
+    return {name: str(value) for name, value in vars(asked).items() if not isinstance(value, Path)}
 
 
 def plain_checkpoint(folder: Path) -> tuple[Path, Any]:
