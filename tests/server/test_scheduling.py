@@ -1,7 +1,7 @@
 """Who gets a slot, and whose prompt is read."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from offramp.errors import ConfigError
@@ -51,6 +51,7 @@ def test_an_idle_server_begins_the_first_in_line(waiting, room):
 
 
 @given(left=st.lists(st.integers(1, 500), min_size=1, max_size=12), budget=st.integers(1, 300))
+@example(left=[4, 3], budget=4)
 def test_a_budget_is_used_up_and_the_first_and_the_shortest_go_on(left, budget):
     counts = shared(left, budget)
 

@@ -6,6 +6,7 @@ Children are forked from a server that has imported torch already, so that they 
 import random
 import shutil
 import time
+from contextlib import suppress
 
 import pytest
 import torch
@@ -17,14 +18,23 @@ from small_training import ROWS, curve, finished, model_of, ragged_rows, start, 
 
 KILLS = 5
 LONG = {"epochs": 8.0, "save_steps": 3, "log_steps": 2, "keep": 2}
-"""48 steps of about 10 ms, and a checkpoint of about as much at every third."""
+"""48 steps of about 10 ms, and a checkpoint of about as much at every third; two are kept."""
 
 
-def wait_for(path, seconds=60):
+def wait_for_writing(checkpoint, since, seconds=60):
+    """Wait for a file in it that is newer than ``since``: a run before may have left others."""
     end = time.monotonic() + seconds
-    while not path.exists():
-        assert time.monotonic() < end, f"{path} never came"
+    while time.monotonic() < end:
+        with suppress(FileNotFoundError):
+            if any(file.stat().st_mtime > since for file in checkpoint.iterdir()):
+                return
         time.sleep(0.0005)
+    raise AssertionError(f"{checkpoint} was not written")
+
+
+def seconds_between_checkpoints(folder):
+    written = [(path / "trainer_state.json").stat().st_mtime for path in folder.glob("checkpoint*")]
+    return max(written) - min(written)
 
 
 def steps_done(folder):
@@ -36,11 +46,13 @@ def test_kills_at_random_moments_change_neither_curve_nor_weights(tmp_path):
     with finished({"folder": str(tmp_path / "whole"), **LONG}) as whole:
         pass
     moments, folder, done = random.Random(0), tmp_path / "cut", []
+    pause = seconds_between_checkpoints(whole)
 
     for _ in range(KILLS):
+        since = time.time()
         (running,) = start({"folder": str(folder), **LONG})
-        wait_for(folder / f"checkpoint-{steps_done(folder) + 3}")  # it is being written
-        time.sleep(moments.uniform(0, 0.06))
+        wait_for_writing(folder / f"checkpoint-{steps_done(folder) + 3}", since)
+        time.sleep(moments.uniform(0, 2 * pause))
         running.kill()
         running.join()
         done.append(steps_done(folder))

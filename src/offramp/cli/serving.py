@@ -8,6 +8,7 @@ Not here: what is served (offramp.server).
 
 import os
 import socket
+from functools import partial
 from pathlib import Path
 
 from offramp.cli.loading import load
@@ -19,6 +20,7 @@ from offramp.errors import ConfigError
 from offramp.evaluation.seq2seq import WriteSettings
 from offramp.server.address import address_of
 from offramp.server.app import create_app
+from offramp.server.aside import aside
 from offramp.server.batching import Batching
 from offramp.server.guards import access_of, is_loopback
 from offramp.server.hosted import CausalHost, ElmerHost, Host, Hosts
@@ -40,7 +42,7 @@ def run_server(settings: Serving, taken: socket.socket) -> None:
     """
     memory = memory_named(device=settings.device, batch_size=settings.slots)
     with quiet(verbose=settings.verbose), memory:
-        hosts = Hosts([_host(name, settings) for name in settings.models])
+        hosts = Hosts([aside(partial(_host, name, settings)) for name in settings.models])
         app = create_app(
             hosts,
             limits=Limits(

@@ -25,6 +25,7 @@ from offramp.decoding import Autoregressive
 from offramp.decoding.protocol import DecodingLoop
 from offramp.errors import Busy, ConfigError, InputError, OfframpError
 from offramp.models.multiexit import check_prompt, check_rule
+from offramp.server.aside import aside
 from offramp.server.groups import Group, fault
 from offramp.server.jobs import Counts, Job, Reason, Ticket, Written
 from offramp.server.scheduling import Room, admitted
@@ -56,7 +57,7 @@ class Batching:
             )
         self._model, self.room, self._engine = model, room or Room(), engine
         self._engines: dict[str, Engine] = {}
-        self._engine_of(engine)
+        aside(partial(self._engine_of, engine))
         self._device = next(model.parameters()).device
         self._changed = threading.Condition()
         self._waiting: list[Writing] = []

@@ -10,11 +10,13 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from offramp.decoding.oneshot import OneShot
 from offramp.errors import Busy
 from offramp.evaluation.seq2seq import Writer, WriteSettings, Written
+from offramp.server.aside import aside
 
 TOGETHER, WAITING = 16, 256
 """Texts that are written at a time, and that may wait."""
@@ -103,7 +105,9 @@ class OnePass:
             texts = [text for each in batch for text in each.texts]
             writer = self._writer(batch[0].wish)
             try:
-                rows = await loop.run_in_executor(self._thread, writer.write_all, texts)
+                rows = await loop.run_in_executor(
+                    self._thread, aside, partial(writer.write_all, texts)
+                )
             except Exception as error:
                 for each in batch:
                     if not each.found.done():

@@ -97,7 +97,7 @@ def admitted(waiting: Sequence[int], running: Sequence[int], room: Room) -> list
 
 
 def shared(left: Sequence[int], budget: int) -> list[int]:
-    """Share tokens to be read among prompts: half for the first, the rest for the shortest rests.
+    """Share tokens to be read among prompts: half for the first, the other for the shortest.
 
     Args:
         left: Unread tokens of each prompt, at least 1, in the order in which they came.
@@ -113,7 +113,7 @@ def shared(left: Sequence[int], budget: int) -> list[int]:
     counts = [0] * len(left)
     counts[0] = min(left[0], max(1, budget // 2))
     free = budget - counts[0]
-    for place in sorted(range(len(left)), key=lambda each: left[each] - counts[each]):
+    for place in sorted(range(len(left)), key=left.__getitem__):
         more = min(left[place] - counts[place], free)
         counts[place] += more
         free -= more

@@ -11,6 +11,7 @@ from typing import cast
 
 from starlette.requests import HTTPConnection
 
+from offramp.server.aside import Turns
 from offramp.server.hosted import CausalHost, Hosts
 from offramp.server.limits import Limits
 from offramp.server.metrics import Metrics
@@ -24,13 +25,15 @@ class Service:
         hosts: The models.
         limits: How much a client may ask for.
         metrics: What is counted.
+        turns: Of all that hooks into a model's twin: traces and scores of prompts.
         tracer: Makes traces.
         closing: Whether it is about to stop.
     """
 
     def __init__(self, hosts: Hosts, limits: Limits) -> None:
         self.hosts, self.limits = hosts, limits
-        self.metrics, self.tracer = Metrics(hosts), Tracer(limits)
+        self.metrics, self.turns = Metrics(hosts), Turns("traces and scores of prompts")
+        self.tracer = Tracer(limits, self.turns)
         self.closing = False
 
     async def close(self, *, grace: float) -> None:
@@ -45,7 +48,7 @@ class Service:
         for host in self.hosts:
             if not isinstance(host, CausalHost):
                 host.one_pass.close()
-        self.tracer.close()
+        self.turns.close()
 
 
 def service_of(connection: HTTPConnection) -> Service:

@@ -5,16 +5,14 @@ Law: a trace is the library's own, of the very tokens that were written
      (tests/server/test_trace.py).
 Not here: tracing (offramp.trace, offramp.models.tracing).
 
-Traces run one at a time, beside the thread that writes, on modules of their own.
+Traces take turns, beside the thread that writes, on modules of their own.
 """
 
-import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from offramp.decoding.protocol import DecodingLoop
-from offramp.errors import Busy
+from offramp.server.aside import Turns
 from offramp.server.choosing import decoding_of
 from offramp.server.errors import Refusal
 from offramp.server.hosted import CausalHost, ElmerHost, Host
@@ -22,21 +20,17 @@ from offramp.server.limits import Limits
 from offramp.server.prompting import conversation, encoded, ids_of
 from offramp.server.schemas import ExitFields, TraceRequest
 
-WAITING = 8
-"""Traces that may wait for their turn."""
-
 
 class Tracer:
     """Traces for several clients; used from one asyncio loop.
 
     Args:
         limits: Of the server.
+        turns: Of all that hooks into a model's twin.
     """
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._waiting = 0
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="trace")
+    def __init__(self, limits: Limits, turns: Turns) -> None:
+        self._limits, self._turns = limits, turns
 
     async def trace(self, request: TraceRequest, host: Host) -> dict[str, Any]:
         """Trace a text.
@@ -46,18 +40,7 @@ class Tracer:
             Refusal: The request is unclear or too much.
             OfframpError: The model cannot be asked so.
         """
-        if self._waiting >= WAITING:
-            raise Busy(f"{WAITING} traces wait already; ask again in a second", retry_after=1.0)
-        self._waiting += 1
-        try:
-            work = await self._work(request, host)
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        finally:
-            self._waiting -= 1
-
-    def close(self) -> None:
-        """Begin no more traces."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        return await self._turns.take(await self._work(request, host))
 
     async def _work(self, request: TraceRequest, host: Host) -> Callable[[], dict[str, Any]]:
         if isinstance(host, ElmerHost):
