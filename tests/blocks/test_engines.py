@@ -13,6 +13,7 @@ CAUSAL = sorted(CHECKED - {"t5", "bart"})
 ONNX_FAMILIES = ("llama", "qwen2", "qwen3")
 ENGINES = [
     *((family, "plain") for family in sorted(FAMILIES - {"mistral"})),
+    *((family, "packed") for family in sorted(FAMILIES - {"mistral"})),
     *((family, "family") for family in CAUSAL),
     *((family, "onnxruntime") for family in ONNX_FAMILIES),
 ]

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 import tiny
 from offramp.blocks.anatomy import anatomy_of
 from offramp.blocks.engines import engine_for, gangs
-from offramp.blocks.products import filled_up
 
 MODEL = tiny.model_of("llama")
 DEPTH = tiny.DEPTH
@@ -132,12 +131,3 @@ def test_a_place_is_given_to_the_next_and_a_gang_goes_with_its_last_row():
     del gang, rows
     gc.collect()
     assert gone() is None
-
-
-@pytest.mark.parametrize("lines", range(1, 18))
-def test_lines_of_zeros_change_no_product(lines):
-    states, matrix = torch.randn(lines, 24), torch.randn(24, 40)
-
-    product = (filled_up(states) @ matrix)[:lines]
-
-    torch.testing.assert_close(product, states @ matrix, rtol=1e-4, atol=1e-5)

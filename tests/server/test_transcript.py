@@ -16,9 +16,9 @@ STOPS = st.lists(st.text(alphabet=LETTERS, min_size=1, max_size=4), max_size=3)
 END = 2
 
 
-def told(tokens, stop=(), ending="length"):
+def told(tokens, stop=(), ending="length", **options):
     """Feed tokens; give all pieces and the transcript."""
-    transcript = Transcript(VOCABULARY, stop=stop, silent=frozenset({END}))
+    transcript = Transcript(VOCABULARY, stop=stop, silent=frozenset({END}), **options)
     pieces = []
     for token in tokens:
         pieces.append(transcript.add(Written(token=token, exit=4, confidence=1.0)))
@@ -103,3 +103,23 @@ def test_a_stop_string_may_end_within_a_token_run_of_one_character(stop):
 
     assert transcript.ending == "stop"
     assert "".join(each.text for each in pieces) == before("a€b", stop)
+
+
+@pytest.mark.parametrize("text", ["", "ab", "a\N{EURO SIGN}"])
+def test_the_token_that_ended_a_text_is_told_as_the_last_one_if_that_is_wished(text):
+    tokens = [*VOCABULARY.encode(text), END]
+
+    pieces, _ = told(tokens, ending="stop", tells_end=True)
+
+    found = [each for piece in pieces for each in piece.tokens]
+    assert [each.written.token for each in found] == tokens
+    assert "".join(each.text for each in found) == text
+    assert (found[-1].text, found[-1].start) == ("", len(text))
+
+
+def test_a_token_that_would_have_ended_the_text_but_did_not_is_not_told():
+    pieces, _ = told([END, *VOCABULARY.encode("a")], tells_end=True)
+
+    assert [each.written.token for piece in pieces for each in piece.tokens] == [
+        *VOCABULARY.encode("a")
+    ]

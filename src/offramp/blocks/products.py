@@ -1,11 +1,20 @@
-"""Give a product with a matrix as many lines as it is fast with.
+"""Multiply a few lines of float32 by a matrix, faster than PyTorch does by itself.
 
-In:  lines of states. Out: the same, and perhaps lines of zeros after them.
-Law: the lines that were there are the same, up to the order of sums in what is made of them.
+In:  lines of states and a matrix. Out: their products.
+Law: what ``torch.nn.functional.linear`` gives, up to the order of sums; where gradients are kept it
+     is that (tests/blocks/test_products.py).
 
-MKL multiplies 6 to 15 lines of float32 by a matrix no faster than 16, and often slower: with the
-weights of 30 blocks, on one thread, 1, 4, 6, 8, 12 and 16 lines took 71, 122, 139, 166, 199 and
-121 ms (docs/lab-log.md, 2026-11-22, "eight texts in one step").
+PyTorch asks MKL, which is fast with up to 3 lines and with 16 or more, not between. oneDNN is, most
+of all with a copy of the matrix laid out for it. Blocks of the default model, ms, two threads and
+one (docs/lab-log.md, 2026-11-22, "a few lines at a time"):
+
+    lines                1    3    4    6    8   12   16   24   32
+    MKL, 2 threads      23   25   40   43   52   55   57   66   75
+    oneDNN              33   45   45   44   48   54   59   69   76
+    oneDNN, packed      28   31   34   34   40   42   45   53   63
+    MKL, 1 thread       43   49   74   82   97  117   90  105  120
+    oneDNN              49   71   72   75   81   88   99  111  135
+    oneDNN, packed      44   54   54   57   63   69   77   93  108
 """
 
 import torch
@@ -14,16 +23,74 @@ from jaxtyping import Float
 from torch import Tensor
 
 FEWEST, FULL = 6, 16
+"""Lines from which oneDNN multiplies faster than MKL, and from which it does not any more."""
+
+PACKED_FEWEST, PACKED_FULL = 4, 48
+"""The same where it has a copy of the matrix."""
+
+
+class Matrix:
+    """A matrix that lines are multiplied by.
+
+    Args:
+        plain: [out, in].
+        bias: [out], added to each product.
+        packed: Keep a copy that is laid out for a few lines, as large as the matrix.
+
+    Example:
+        >>> matrix = Matrix(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
+        >>> matrix(torch.ones(3, 2)).tolist()
+        [[1.0, 2.0], [1.0, 2.0], [1.0, 2.0]]
+    """
+
+    def __init__(self, plain: Tensor, bias: Tensor | None = None, *, packed: bool = False) -> None:
+        self.plain, self.bias = plain, bias
+        self._few = plain
+        self._lines = range(FEWEST, FULL) if is_helped(plain) else range(0)
+        if packed and is_helped(plain):
+            self._few = torch.ops.mkldnn._reorder_linear_weight(plain.detach(), FULL // 2)
+            self._lines = range(PACKED_FEWEST, PACKED_FULL)
+
+    def __call__(self, lines: Float[Tensor, "lines width"]) -> Float[Tensor, "lines out"]:
+        """Multiply."""
+        if len(lines) in self._lines and not torch.is_grad_enabled():
+            return self._by_onednn(lines)
+        return F.linear(lines, self.plain, self.bias)
+
+    def added(
+        self, states: Float[Tensor, "lines out"], lines: Float[Tensor, "lines width"]
+    ) -> Float[Tensor, "lines out"]:
+        """Multiply and add; without the bias."""
+        if len(lines) in self._lines and not torch.is_grad_enabled():
+            return self._by_onednn(lines).add_(states)
+        return torch.addmm(states, lines, self.plain.t())
+
+    def _by_onednn(self, lines: Tensor) -> Tensor:
+        found: Tensor = torch.ops.mkldnn._linear_pointwise(
+            lines, self._few, self.bias, "none", [], ""
+        )
+        return found
+
+
+def is_helped(matrix: Tensor) -> bool:
+    """Tell whether oneDNN can take over from MKL for a matrix."""
+    mkl, onednn = torch.backends.mkl, torch.backends.mkldnn
+    return (
+        bool(mkl.is_available())  # type: ignore[no-untyped-call]
+        and bool(onednn.is_available())  # type: ignore[no-untyped-call]
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and matrix.dtype == torch.float32
+        and matrix.device.type == "cpu"
+    )
 
 
 def filled_up(states: Float[Tensor, "lines width"]) -> Float[Tensor, "more width"]:
-    """Add lines of zeros where the product is faster with them.
+    """Add lines of zeros where MKL is faster with them.
 
     Example:
         >>> [len(filled_up(torch.ones(lines, 2))) for lines in (5, 6, 16, 17)]
         [5, 16, 16, 17]
     """
-    slow = FEWEST <= len(states) < FULL
-    if slow and states.dtype == torch.float32 and states.device.type == "cpu":
+    if FEWEST <= len(states) < FULL and is_helped(states):
         return F.pad(states, (0, 0, 0, FULL - len(states)))
     return states

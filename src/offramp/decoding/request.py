@@ -59,6 +59,20 @@ Likely = tuple[float, tuple[tuple[int, float], ...]]
 """The log-probability of a token, and the best tokens with theirs, best first."""
 
 
+def likelihood(token: int, scores: Float[Tensor, " vocab"], count: int) -> Likely:
+    """Give the log-probability of a token, and those of so many best that are possible.
+
+    Example:
+        >>> log_p, best = likelihood(0, torch.tensor([0.0, 0.0, -torch.inf]), 3)
+        >>> round(log_p, 4), [token for token, _ in best]
+        (-0.6931, [0, 1])
+    """
+    shares = scores.float().log_softmax(-1)
+    values, best = shares.topk(min(count, len(shares)))
+    pairs = zip(best.tolist(), values.tolist(), strict=True)
+    return float(shares[token]), tuple(pair for pair in pairs if pair[1] > -torch.inf)
+
+
 @dataclass
 class Text:
     """One row while it is written.
@@ -151,14 +165,8 @@ class Text:
     def score(self, token: int, scores: Float[Tensor, " vocab"]) -> None:
         """Note how likely a token is by the rule's scores, if the request asks for it."""
         count = self.request.likely
-        if count is None:
-            return
-        shares = scores.float().log_softmax(-1)
-        values, best = shares.topk(min(count, len(shares)))
-        pairs = zip(best.tolist(), values.tolist(), strict=True)
-        self.likely.append(
-            (float(shares[token]), tuple(pair for pair in pairs if pair[1] > -torch.inf))
-        )
+        if count is not None:
+            self.likely.append(likelihood(token, scores, count))
 
     def add(self, token: int, *, exit: int, confidence: float = 1.0) -> None:
         """Add a token, and see whether the text ends with it."""

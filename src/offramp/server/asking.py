@@ -33,6 +33,7 @@ class Wish:
         stop: Strings that end a text.
         asked: Longest text, if the request says.
         usual: Longest text if it does not; less where there is less room.
+        tells_end: Whether the token that ends a text is told.
     """
 
     host: CausalHost
@@ -41,6 +42,7 @@ class Wish:
     stop: tuple[str, ...]
     asked: int | None
     usual: int | None
+    tells_end: bool = False
 
     def jobs(self, prompts: Sequence[Sequence[int]], n: int, limits: Limits) -> list[Job]:
         """Make a job of each text, the texts of one prompt in a row.
@@ -73,7 +75,10 @@ class Wish:
             for job in jobs:
                 ticket = await self.host.writers.submit(job)
                 transcript = Transcript(
-                    self.host.vocabulary, stop=self.stop, silent=self.host.stop_tokens
+                    self.host.vocabulary,
+                    stop=self.stop,
+                    silent=self.host.stop_tokens,
+                    tells_end=self.tells_end,
                 )
                 begun.append(Reading(ticket, transcript, prompt=len(job.prompt)))
         except BaseException:

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from offramp.blocks.engines import Engine, engine_for
+from offramp.blocks.engines import Engine, engine_for, engine_for_many
 from offramp.decoding import Autoregressive
 from offramp.decoding.protocol import DecodingLoop
 from offramp.errors import Busy, ConfigError, InputError, OfframpError
@@ -146,8 +146,11 @@ class Batching:
     def _engine_of(self, name: str) -> Engine:
         name = self._engine if name == "auto" else name
         if name not in self._engines:
+            anatomy = self._model.anatomy
             with torch.no_grad():
-                self._engines[name] = engine_for(self._model.anatomy, name)
+                self._engines[name] = (
+                    engine_for_many(anatomy) if name == "auto" else engine_for(anatomy, name)
+                )
         return self._engines[name]
 
     def _work(self) -> None:

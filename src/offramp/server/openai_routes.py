@@ -7,17 +7,22 @@ Not here: what is asked (offramp.server.asking), how it is answered (offramp.ser
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from offramp.decoding.request import Likely
+from offramp.server.aside import Turns
 from offramp.server.asking import Wish, wish_of
 from offramp.server.choosing import asked_of
 from offramp.server.drawing import refuse_unfollowed, wished_of
 from offramp.server.errors import Refusal
 from offramp.server.events import LEFT, EventStream, unless_left
+from offramp.server.jobs import Job
 from offramp.server.openai_answers import Answer
-from offramp.server.openai_shapes import ChatShape, CompletionShape, Extra, Shape
+from offramp.server.openai_shapes import ChatShape, CompletionShape, Echo, Extra, Shape
+from offramp.server.prompt_scores import prompt_scores
 from offramp.server.prompting import check_count, conversation, prompts_of
 from offramp.server.replies import ERRORS, ChatReply, CompletionReply
 from offramp.server.schemas import ChatRequest, CompletionRequest, OpenAIWriting
@@ -49,14 +54,16 @@ async def completions(request: Request, asked: CompletionRequest) -> Response:
         wished=wished_of(asked),
         usual=USUAL_COMPLETION,
     )
+    wish = replace(wish, tells_end=asked.logprobs is not None)
     prompts = await prompts_of(asked, host, service.limits)
+    jobs = wish.jobs(prompts, asked.n or 1, service.limits)
     each = [prompt for prompt in prompts for _ in range(asked.n or 1)]
-    echo = [host.vocabulary.decode(prompt) for prompt in each] if asked.echo else []
+    echo = await _echo(asked, wish, prompts, service.turns) if asked.echo else []
     return await _answer(
         request,
         asked,
         wish=wish,
-        prompts=prompts,
+        jobs=jobs,
         shape=CompletionShape(
             vocabulary=host.vocabulary, logprobs=asked.logprobs is not None, echo=echo
         ),
@@ -94,7 +101,7 @@ async def chat(request: Request, asked: ChatRequest) -> Response:
         request,
         asked,
         wish=wish,
-        prompts=[await conversation(asked.messages, host)],
+        jobs=wish.jobs([await conversation(asked.messages, host)], asked.n or 1, service.limits),
         shape=ChatShape(vocabulary=host.vocabulary, logprobs=bool(asked.logprobs)),
         extra=Extra(
             tokens=bool(asked_of(asked, asked.offramp, name="tokens")),
@@ -104,28 +111,43 @@ async def chat(request: Request, asked: ChatRequest) -> Response:
     )
 
 
+async def _echo(
+    asked: CompletionRequest, wish: Wish, prompts: Sequence[Sequence[int]], turns: Turns
+) -> list[Echo]:
+    """Give what is put before each choice."""
+    likely: Sequence[Sequence[Likely]] = [()] * len(prompts)
+    if asked.logprobs is not None:
+        likely = await prompt_scores(
+            wish.host, prompts, wish.job.decoding, best=asked.logprobs, turns=turns
+        )
+    return [
+        Echo(text=wish.host.vocabulary.decode(list(prompt)), tokens=prompt, likely=some)
+        for prompt, some in zip(prompts, likely, strict=True)
+        for _ in range(asked.n or 1)
+    ]
+
+
 async def _answer(
     request: Request,
     asked: OpenAIWriting,
     *,
     wish: Wish,
-    prompts: Sequence[Sequence[int]],
+    jobs: Sequence[Job],
     shape: Shape,
     extra: Extra,
 ) -> Response:
     """Begin the texts and answer, at once or event by event."""
-    service, n = service_of(request), asked.n or 1
     options = asked.stream_options
     if options is not None and not asked.stream:
         raise Refusal(400, "stream_options needs stream; set it to true", param="stream_options")
     answer = Answer(
         model=wish.host.name,
-        n=n,
-        readings=await wish.begin(wish.jobs(prompts, n, service.limits)),
+        n=asked.n or 1,
+        readings=await wish.begin(jobs),
         shape=shape,
         extra=extra,
         usage=bool(options is not None and options.include_usage),
-        metrics=service.metrics,
+        metrics=service_of(request).metrics,
     )
     if asked.stream:
         return EventStream(answer.events())

@@ -9,8 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from offramp.decoding.request import Likely
 from offramp.server.spelling import Vocabulary
-from offramp.server.told import chat_logprobs, completion_logprobs, exits_told, prompt_told
+from offramp.server.told import (
+    chat_logprobs,
+    completion_logprobs,
+    echo_logprobs,
+    exits_told,
+    prompt_told,
+)
 from offramp.server.transcript import Ending, Piece, Token
 
 
@@ -75,6 +82,21 @@ class ChatShape:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Echo:
+    """A prompt that is given back before the text.
+
+    Attributes:
+        text: Its characters.
+        tokens: Its tokens.
+        likely: How likely all but the first were, where log-probabilities are told.
+    """
+
+    text: str
+    tokens: Sequence[int]
+    likely: Sequence[Likely] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class CompletionShape:
     """A text that goes on.
 
@@ -86,7 +108,7 @@ class CompletionShape:
 
     vocabulary: Vocabulary
     logprobs: bool
-    echo: Sequence[str] = field(default_factory=tuple)
+    echo: Sequence[Echo] = ()
 
     prefix = "cmpl"
 
@@ -101,7 +123,7 @@ class CompletionShape:
         return {
             "index": place,
             "text": self._prompt(place),
-            "logprobs": None,
+            "logprobs": self._echoed(place),
             "finish_reason": None,
         }
 
@@ -112,16 +134,25 @@ class CompletionShape:
 
     def whole(self, place: int, text: str, tokens: Sequence[Token], ending: Ending) -> Any:
         """Give the choice of an answer that is no stream."""
-        text, told = self._prompt(place) + text, self._told(place, tokens)
+        text = self._prompt(place) + text
+        told, echoed = self._told(place, tokens), self._echoed(place)
+        if told is not None and echoed is not None:
+            told = {name: [*echoed[name], *told[name]] for name in told}
         return {"index": place, "text": text, "logprobs": told, "finish_reason": ending}
 
     def _prompt(self, place: int) -> str:
-        return self.echo[place] if self.echo else ""
+        return self.echo[place].text if self.echo else ""
 
     def _told(self, place: int, tokens: Sequence[Token]) -> dict[str, Any] | None:
         if not self.logprobs:
             return None
         return completion_logprobs(tokens, self.vocabulary, offset=len(self._prompt(place)))
+
+    def _echoed(self, place: int) -> dict[str, Any] | None:
+        if not self.logprobs or not self.echo:
+            return None
+        echo = self.echo[place]
+        return echo_logprobs(echo.tokens, echo.likely, self.vocabulary)
 
 
 @dataclass(frozen=True, kw_only=True)

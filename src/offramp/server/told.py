@@ -7,7 +7,8 @@ Law: texts of tokens joined are the text, their bytes its bytes (tests/server/te
 from collections.abc import Sequence
 from typing import Any
 
-from offramp.server.spelling import Vocabulary
+from offramp.decoding.request import Likely
+from offramp.server.spelling import Spelling, Vocabulary
 from offramp.server.transcript import Token
 
 LEAST = -9999.0
@@ -71,12 +72,35 @@ def completion_logprobs(
     return {
         "tokens": [vocabulary.text(each.written.token) for each in tokens],
         "token_logprobs": [_finite(each.written.logprob) for each in tokens],
-        "top_logprobs": [
-            {vocabulary.text(token): _finite(logprob) for token, logprob in each.written.best}
-            for each in tokens
-        ],
+        "top_logprobs": [_best(each.written.best, vocabulary) for each in tokens],
         "text_offset": [offset + each.start for each in tokens],
     }
+
+
+def echo_logprobs(
+    tokens: Sequence[int], likely: Sequence[Likely], vocabulary: Vocabulary
+) -> dict[str, Any]:
+    """Give those of a prompt in the same shape; its first token follows nothing and has none.
+
+    Args:
+        tokens: Of the prompt.
+        likely: Of all but the first.
+        vocabulary: Of the model.
+    """
+    spelling, offsets, end = Spelling(vocabulary), [], 0
+    for token in tokens:
+        offsets.append(end)
+        end += len(spelling.add(token))
+    return {
+        "tokens": [vocabulary.text(token) for token in tokens],
+        "token_logprobs": [None, *(_finite(logprob) for logprob, _ in likely)],
+        "top_logprobs": [None, *(_best(best, vocabulary) for _, best in likely)],
+        "text_offset": offsets,
+    }
+
+
+def _best(best: Sequence[tuple[int, float]], vocabulary: Vocabulary) -> dict[str, float]:
+    return {vocabulary.text(token): _finite(logprob) for token, logprob in best}
 
 
 def _one(token: int, logprob: float | None, vocabulary: Vocabulary) -> dict[str, Any]:

@@ -54,7 +54,12 @@ class Transcript:
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, *, stop: Sequence[str], silent: frozenset[int]
+        self,
+        vocabulary: Vocabulary,
+        *,
+        stop: Sequence[str],
+        silent: frozenset[int],
+        tells_end: bool = False,
     ) -> None:
         """Begin with no text.
 
@@ -62,11 +67,13 @@ class Transcript:
             vocabulary: Of the model.
             stop: Strings that end the text and are no part of it.
             silent: Tokens that end the text and are no part of it.
+            tells_end: Give such a token out as the last one, without text.
         """
         self.count = 0
         self.ending: Ending | None = None
         self._spelling = Spelling(vocabulary)
-        self._stop, self._silent = tuple(stop), silent
+        self._stop, self._silent, self._tells_end = tuple(stop), silent, tells_end
+        self._end: tuple[Written, ...] = ()
         self._text = ""  # held back: it may turn out to begin a stop string
         self._shown = 0  # characters that were given out
         self._tokens: list[Token] = []
@@ -74,7 +81,9 @@ class Transcript:
     def add(self, written: Written) -> Piece:
         """Add a token and give what can be shown; sets ``ending`` where a stop string is whole."""
         self.count += 1
-        if written.token in self._silent:
+        silent = written.token in self._silent
+        self._end = (written,) if silent and self._tells_end else ()
+        if silent:
             return Piece("", ())
         new = self._spelling.add(written.token)
         self._tokens.append(Token(written, self._shown + len(self._text), new))
@@ -94,7 +103,8 @@ class Transcript:
             return piece
         self.ending = ending
         rest = self._given(len(self._text), everything=True)
-        return Piece(piece.text + rest.text, piece.tokens + rest.tokens)
+        ends = tuple(Token(each, self._shown, "") for each in self._end)
+        return Piece(piece.text + rest.text, piece.tokens + rest.tokens + ends)
 
     def _look(self) -> Piece:
         """Give what no stop string can take back."""

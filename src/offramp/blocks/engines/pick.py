@@ -4,10 +4,14 @@ from offramp.blocks.anatomy import Anatomy
 from offramp.blocks.engines.engine import Engine
 from offramp.blocks.engines.family import FamilyEngine
 from offramp.blocks.engines.plain import PlainEngine, fits
+from offramp.blocks.products import is_helped
 from offramp.errors import ConfigError
 
 ONNX = ("onnxruntime", "onnxruntime-int8", "onnxruntime-int4")
 """Engines of the extra ``onnx``: weights of 32, 8 and 4 bits."""
+
+PACKED_BYTES = 2 * 2**30
+"""Blocks' matrices of at most so many bytes are packed without being asked: 500 M parameters."""
 
 
 def engine_for(anatomy: Anatomy, name: str = "auto") -> Engine:
@@ -15,7 +19,9 @@ def engine_for(anatomy: Anatomy, name: str = "auto") -> Engine:
 
     Args:
         anatomy: The model's parts.
-        name: ``"plain"``, ``"family"``, one of ``ONNX``, or ``"auto"``: plain where it fits.
+        name: ``"plain"``, ``"packed"`` (plain, with the blocks' matrices once more in memory, laid
+            out for 4 to 47 tokens at a time), ``"family"``, one of ``ONNX``, or ``"auto"``: plain
+            where it fits.
 
     Raises:
         ConfigError: No such engine, it does not know this family, or its packages are missing.
@@ -24,14 +30,28 @@ def engine_for(anatomy: Anatomy, name: str = "auto") -> Engine:
         return _onnx(anatomy, name)
     if name == "family" or (name == "auto" and not fits(anatomy)):
         return FamilyEngine(anatomy)
-    if name not in ("auto", "plain"):
-        raise ConfigError(f"no engine {name!r}; use auto, plain, family, {', '.join(ONNX)}")
+    if name not in ("auto", "plain", "packed"):
+        raise ConfigError(f"no engine {name!r}; use auto, plain, packed, family, {', '.join(ONNX)}")
     if not fits(anatomy):
         raise ConfigError(
-            f"engine 'plain' does not know the blocks of {anatomy.config.model_type} (or they "
+            f"engine {name!r} does not know the blocks of {anatomy.config.model_type} (or they "
             "have sliding windows, are on several devices or in training); use 'family'"
         )
-    return PlainEngine(anatomy)
+    return PlainEngine(anatomy, packed=name == "packed")
+
+
+def engine_for_many(anatomy: Anatomy) -> Engine:
+    """Give the fastest engine for several texts at a time: packed, where memory allows.
+
+    Args:
+        anatomy: The model's parts.
+    """
+    if not fits(anatomy):
+        return engine_for(anatomy)
+    matrices = [each for block in anatomy.blocks for each in block.parameters() if each.dim() == 2]
+    size = sum(each.numel() * each.element_size() for each in matrices)
+    packed = size <= PACKED_BYTES and all(map(is_helped, matrices))
+    return PlainEngine(anatomy, packed=packed)
 
 
 def _onnx(anatomy: Anatomy, name: str) -> Engine:

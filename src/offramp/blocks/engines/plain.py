@@ -33,7 +33,7 @@ from offramp.blocks.anatomy import Anatomy
 from offramp.blocks.engines.attention import Attention, Heads
 from offramp.blocks.engines.engine import Piece
 from offramp.blocks.engines.slots import SlotRow, one_length, remember
-from offramp.blocks.products import filled_up
+from offramp.blocks.products import Matrix
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 """Norm, rotated queries and keys, output, norm, gated unit; nothing else between."""
@@ -43,14 +43,13 @@ class _Block(NamedTuple):
     """The weights of one block."""
 
     first_norm: Tensor
-    heads: Tensor
-    heads_bias: Tensor | None
+    heads: Matrix
     heads_norm: Tensor | None
-    out: Tensor
+    out: Matrix
     second_norm: Tensor
-    gate: Tensor
-    up: Tensor
-    down: Tensor
+    gate: Matrix
+    up: Matrix
+    down: Matrix
 
 
 class PlainEngine:
@@ -58,6 +57,7 @@ class PlainEngine:
 
     Args:
         anatomy: The model's parts, for which ``fits`` says yes.
+        packed: Keep the blocks' matrices once more, laid out for a few lines at a time.
 
     Example:
         >>> from transformers import LlamaConfig, LlamaForCausalLM
@@ -70,11 +70,11 @@ class PlainEngine:
         torch.Size([3, 8])
     """
 
-    name = "plain"
     repeatable = True
 
-    def __init__(self, anatomy: Anatomy) -> None:
-        self.anatomy = anatomy
+    def __init__(self, anatomy: Anatomy, *, packed: bool = False) -> None:
+        self.anatomy, self._packed = anatomy, packed
+        self.name = "packed" if packed else "plain"
         stack: Any = anatomy.stack
         config: Any = anatomy.config
         self._embeddings: nn.Module = stack.get_input_embeddings()
@@ -114,19 +114,16 @@ class PlainEngine:
             return states
         turn = self._turn(states, start, stop, pieces)
         attention = Attention(self._shape, pieces, start, states.device)
-        count = len(states)
-        states = filled_up(states)
         shape = (states.shape[-1],)
         for index in range(start, stop):
             block = self._blocks[index]
             normed = F.rms_norm(states, shape, block.first_norm, self._epsilon)
             seen = attention.seen(index, self._heads(block, normed, turn))
-            states = torch.addmm(states, filled_up(seen), block.out.t())
+            states = block.out.added(states, seen)
             normed = F.rms_norm(states, shape, block.second_norm, self._epsilon)
-            unit = F.silu(F.linear(normed, block.gate), inplace=True)
-            unit = unit.mul_(F.linear(normed, block.up))
-            states = torch.addmm(states, unit, block.down.t())
-        return states[:count]
+            unit = F.silu(block.gate(normed), inplace=True).mul_(block.up(normed))
+            states = block.down.added(states, unit)
+        return states
 
     def copy_up(
         self, states: Float[Tensor, "tokens width"], start: int, pieces: Sequence[Piece]
@@ -152,18 +149,16 @@ class PlainEngine:
         if hasattr(attention, "q_norm"):
             each = [self._reordered(norm.weight) for norm in (attention.q_norm, attention.k_norm)]
             norms = torch.cat((each[0].expand(self._queries, -1), each[1].expand(self._keys, -1)))
+        joined = torch.cat((*(self._reordered(part.weight) for part in parts[:2]), parts[2].weight))
         return _Block(
             first_norm=block.input_layernorm.weight,
-            heads=torch.cat(
-                (*(self._reordered(part.weight) for part in parts[:2]), parts[2].weight)
-            ),
-            heads_bias=bias,
+            heads=Matrix(joined, bias, packed=self._packed),
             heads_norm=norms,
-            out=attention.o_proj.weight,
+            out=Matrix(attention.o_proj.weight, packed=self._packed),
             second_norm=block.post_attention_layernorm.weight,
-            gate=unit.gate_proj.weight,
-            up=unit.up_proj.weight,
-            down=unit.down_proj.weight,
+            gate=Matrix(unit.gate_proj.weight, packed=self._packed),
+            up=Matrix(unit.up_proj.weight, packed=self._packed),
+            down=Matrix(unit.down_proj.weight, packed=self._packed),
         )
 
     def _reordered(self, rows: Tensor) -> Tensor:
@@ -188,8 +183,7 @@ class PlainEngine:
         self, block: _Block, normed: Tensor, turn: Complex[Tensor, "tokens one half"]
     ) -> Float[Tensor, "tokens heads width"]:
         """Give turned queries, turned keys, and values."""
-        joined = F.linear(normed, block.heads, block.heads_bias)[: len(turn)]
-        heads = joined.view(len(turn), -1, self._width)
+        heads = block.heads(normed).view(len(turn), -1, self._width)
         turned = self._queries + self._keys
         part = heads[:, :turned]
         if block.heads_norm is not None:
