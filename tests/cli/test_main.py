@@ -11,10 +11,6 @@ import pytest
 import typer
 
 from offramp.cli import app, main
-from offramp.cli.evaluate import EXAMPLE as EVALUATE_EXAMPLE
-from offramp.cli.generate import EXAMPLE
-from offramp.cli.models import MODELS_EXAMPLE, VERSION_EXAMPLE
-from offramp.cli.train import EXAMPLE as TRAIN_EXAMPLE
 
 WITHOUT_TORCH = """
 import sys, types
@@ -48,23 +44,23 @@ def shell(command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize(
-    ("command", "example"),
-    [
-        ([], "Example: offramp generate 'What is a ferry?' --exit 18"),
-        (["generate"], EXAMPLE),
-        (["evaluate"], EVALUATE_EXAMPLE),
-        (["train"], TRAIN_EXAMPLE),
-        (["models"], MODELS_EXAMPLE),
-        (["version"], VERSION_EXAMPLE),
-    ],
-)
-def test_every_command_has_help_with_an_example(offramp, command, example):
-    ran = offramp(*command, "--help")
+COMMANDS = {each.name: each.epilog for each in app.registered_commands}
+
+
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_every_command_has_help_with_an_example(offramp, command):
+    named = [] if command is None else [command]
+
+    ran = offramp(*named, "--help")
 
     assert (ran.code, ran.err) == (0, "")
-    assert example in flat(ran.out)
-    assert offramp(*command, "-h").out == ran.out
+    if command is None:
+        assert "Example: offramp generate 'What is a ferry?' --exit 18" in flat(ran.out)
+    else:
+        assert COMMANDS[command].startswith("Example: ")
+        assert f"offramp {command}" in COMMANDS[command]
+        assert flat(COMMANDS[command]) in flat(ran.out)
+    assert offramp(*named, "-h").out == ran.out
 
 
 def test_offramp_alone_is_its_help(offramp):

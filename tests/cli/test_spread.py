@@ -94,6 +94,29 @@ def test_an_evaluation_that_is_spread_gives_the_same_numbers(offramp, folder, cl
     assert offramp(*asked, *RAY).results == offramp(*asked).results
 
 
+def test_what_workers_write_for_pairs_is_what_one_process_writes(
+    offramp, make_elmer, make_folder, cluster, write, tmp_path
+):
+    rows = [{"source": f"a ferry {i} " * (1 + i % 3), "target": f"boat {i}"} for i in range(11)]
+    pairs = write("pairs.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    asked = ["evaluate", "--pairs", pairs, "--batch-size", 2, "--max-new-tokens", 8]
+    asked += ["--model", make_elmer(), "--model", make_folder("bart", template=None), "--json"]
+    asked += ["--metrics", "errors,chrf", "--samples", 0]
+
+    alone = offramp(*asked, "--output", tmp_path / "alone.jsonl")
+    spread = offramp(*asked, *RAY, "--output", tmp_path / "spread.jsonl")
+
+    assert (alone.code, spread.code) == (0, 0), alone.err + spread.err
+    texts = [
+        [json.loads(line)["text"] for line in (tmp_path / name).read_text("utf-8").splitlines()]
+        for name in ("alone.jsonl", "spread.jsonl")
+    ]
+    assert texts[0] == texts[1]
+    assert len(texts[0]) == 2 * len(rows)
+    scores = [[model["scores"] for model in ran.results[0]["models"]] for ran in (alone, spread)]
+    assert scores[0] == scores[1]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -56,6 +56,45 @@ def test_openais_client_lists_models_with_our_facts(client):
     assert client.models.retrieve("tiny").offramp["exits"] == [1, 2, 3]
 
 
+def test_lm_evals_client_scores_as_lm_eval_does_beside_the_model(server, folder, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    lm_eval = pytest.importorskip("lm_eval.models.openai_completions")
+    from lm_eval.api.instance import Instance  # noqa: PLC0415 - only the extra "lm-eval" has it
+
+    from offramp.evaluation.harness.model import OfframpLM  # noqa: PLC0415
+
+    remote = lm_eval.LocalCompletionsAPI(
+        base_url=f"{server}/v1/completions",
+        model="tiny",
+        tokenizer=str(folder),
+        max_length=128 + 2,  # theirs counts a token to be written, and the last one given
+        batch_size=2,
+    )
+    questions = [("a ferry", " waits"), ("the tide", " is late today"), ("x" * 200, "y")]
+    asked = [
+        Instance(request_type="loglikelihood", doc={}, arguments=each, idx=place)
+        for place, each in enumerate(questions)
+    ]
+
+    found = remote.loglikelihood(asked)
+
+    expected = OfframpLM(pretrained=str(folder), max_length=128).loglikelihood(asked)
+    assert [each for each, _ in found] == pytest.approx([each for each, _ in expected], abs=1e-3)
+    assert [each for _, each in found] == [each for _, each in expected]
+
+
+@pytest.mark.parametrize("in_pieces", [False, True])
+def test_who_sends_too_much_gets_an_answer_however_much_it_is(server, in_pieces):
+    much = [b"x" * 2**16] * 160
+    headers = {"Authorization": "Bearer secret"}
+
+    for _ in range(5):
+        content = iter(much) if in_pieces else b"".join(much)
+        answer = httpx.post(f"{server}/v1/completions", content=content, headers=headers)
+        assert answer.status_code == 413, answer.text
+
+
 def test_openais_client_gets_completions_and_chats(client):
     text = client.completions.create(model="tiny", prompt="a ferry", max_tokens=6, logprobs=2)
     said = client.chat.completions.create(

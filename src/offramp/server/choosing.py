@@ -108,7 +108,8 @@ def _contrast(host: CausalHost, given: Mapping[str, Any]) -> Contrast:
 
 def _fixed(host: CausalHost, given: Mapping[str, Any]) -> FixedExit:
     if "exit" not in given:
-        raise ConfigError("decoding 'exit' needs the exit that answers; add exit, such as 12")
+        exits = ", ".join(map(str, host.model.exit_numbers))
+        raise ConfigError(f"decoding 'exit' needs the exit that answers; add exit, one of {exits}")
     return FixedExit(exit=given["exit"])
 
 

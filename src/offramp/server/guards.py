@@ -1,8 +1,8 @@
 """Let in what may come in: who asks, from where, how much at a time.
 
 In:  a request. Out: the same with its body read, or a refusal in OpenAI's form.
-Law: nothing behind this reads a body that is too long, or serves a stranger
-     (tests/server/test_guards.py).
+Law: nothing behind this reads a body that is too long, or serves a stranger; who sends one still
+     gets an answer (tests/server/test_guards.py, tests/server/test_serving.py).
 Not here: what is in the body (offramp.server.schemas).
 
 A page of another site can make a browser send requests to this machine. Its name in ``Host`` gives
@@ -14,6 +14,7 @@ import hmac
 import ipaddress
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -34,6 +35,8 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
 """Of every answer that does not say otherwise."""
+DRAINED, DRAIN_SECONDS = 64 * 2**20, 5.0
+"""So much of a body that is too long is still taken off the line, for so long."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -195,6 +198,7 @@ class Guard:
         """Read a body that is short enough, and give what hands it on."""
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length) > self._limits.body:
+            await _drained(receive)
             raise self._too_long()
         body = bytearray()
         try:
@@ -203,6 +207,8 @@ class Guard:
                     message = await receive()
                     body += message.get("body", b"")
                     if len(body) > self._limits.body:
+                        if message.get("more_body"):
+                            await _drained(receive)
                         raise self._too_long()
                     if message["type"] == "http.disconnect" or not message.get("more_body"):
                         break
@@ -226,6 +232,18 @@ class Guard:
             code="body_too_long",
             headers={"Connection": "close"},
         )
+
+
+async def _drained(receive: Receive) -> None:
+    """Read on and keep nothing: a client that is cut off while it sends sees no answer."""
+    left = DRAINED
+    with suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_SECONDS):
+            while left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                if message["type"] == "http.disconnect" or not message.get("more_body"):
+                    return
 
 
 def _name_of(host: str) -> str:
