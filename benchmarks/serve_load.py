@@ -9,9 +9,9 @@ Clients draw what they ask from a seed:
 What must hold: each good request is answered in full, or refused with 429 and a Retry-After, after
 which it is asked again; each malformed or oversized one gets an answer of 400 to 422 in OpenAI's
 form; nothing gets a 5xx or no answer. Every ``--every`` seconds memory of the server (Linux) and
-the texts that run and wait are read. At the end the clients stop, and the texts that still run after
-``--settle`` seconds are stuck slots. A fixed request is asked at the beginning and at the end and
-must give the same text. The slope of the memory is fitted to the second half.
+the texts that run and wait are read. At the end the clients stop, and the texts that still run
+after ``--settle`` seconds are stuck slots. A fixed request is asked at the beginning and at the end
+and must give the same text. The slope of the memory is fitted to the second half.
 
 The result is written at every reading, so that a cut loses nothing. Exit code 1 says that something
 did not hold.
