@@ -1,6 +1,9 @@
 """What is ONNX Runtime's own among the engines: sessions, rounded weights, refusals."""
 
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -166,3 +169,45 @@ def test_a_missing_package_says_what_to_install(monkeypatch):
 
     with pytest.raises(ConfigError, match=r"needs the package onnxruntime; pip install .offramp"):
         engine_for(anatomy_of(model_of()), "onnxruntime")
+
+
+ARENAS = """
+import torch
+import tiny
+from offramp.blocks.anatomy import anatomy_of
+from offramp.blocks.engines import engine_for
+
+def private():
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) // 1024
+
+torch.set_num_threads(1)
+model = tiny.model_of("llama", head_dim=16, num_hidden_layers=24, max_position_embeddings=4096)
+engine = engine_for(anatomy_of(model), "onnxruntime")
+
+def read(length):
+    pieces = [(engine.row(), length)]
+    states = engine.embed(torch.randint(3, tiny.VOCAB, (length,)), pieces)
+    for start in range(24):
+        states = engine.run(states, start, start + 1, pieces)
+
+with torch.no_grad():
+    read(8)
+    before = private()
+    read(1500)
+print(private() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read in /proc")
+def test_sessions_share_the_memory_that_a_long_prompt_needs():
+    """24 sessions with an arena each would keep 24 times the memory of one."""
+    path = str(Path(__file__).parent.parent)
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+    run = subprocess.run(
+        [sys.executable, "-c", ARENAS], capture_output=True, text=True, env=environment, check=False
+    )
+
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) < 40
