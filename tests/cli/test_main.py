@@ -63,6 +63,17 @@ def test_every_command_has_help_with_an_example(offramp, command):
     assert offramp(*named, "-h").out == ran.out
 
 
+def test_ctrl_c_before_a_command_begins_is_one_line(offramp, monkeypatch):
+    def interrupted(command):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("typer.main.get_command", interrupted)
+
+    ran = offramp("models")
+
+    assert (ran.code, ran.out, ran.err) == (130, "", "interrupted\n")
+
+
 def test_offramp_alone_is_its_help(offramp):
     assert offramp() == offramp("--help")
 

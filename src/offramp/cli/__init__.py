@@ -104,6 +104,8 @@ def _code_of(arguments: Sequence[str] | None) -> int:
     except Interrupted as stop:
         remark(str(stop))
         return INTERRUPTED
+    except KeyboardInterrupt:  # before typer listens for it
+        code = INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         return BROKEN_PIPE
