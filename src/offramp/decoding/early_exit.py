@@ -52,7 +52,8 @@ class EarlyExit:
         schedule: Pairs (new token, exit), ascending in the first: from that token on the exit
             answers; for ``rule="schedule"``.
         lower: Contrast the exit that answers with this one, where it lies above it (ACD).
-        engine: What runs the blocks: ``"auto"``, ``"plain"``, ``"family"``, or, with the extra
+        engine: What runs the blocks: ``"auto"``, ``"plain"``, ``"packed"`` (the matrices once more
+            in memory, for several texts or drafts), ``"family"``, or, with the extra
             ``onnx``, ``"onnxruntime"``, ``"onnxruntime-int8"``, ``"onnxruntime-int4"``.
 
     Raises:

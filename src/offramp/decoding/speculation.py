@@ -31,7 +31,8 @@ class Autoregressive:
 
     Attributes:
         target: ``Contrast``, ``DoLa`` or ``FixedExit``; None is the base's own head.
-        engine: What runs the blocks: ``"auto"``, ``"plain"``, ``"family"``, or, with the extra
+        engine: What runs the blocks: ``"auto"``, ``"plain"``, ``"packed"`` (the matrices once more
+            in memory, for several texts or drafts), ``"family"``, or, with the extra
             ``onnx``, ``"onnxruntime"``, ``"onnxruntime-int8"``, ``"onnxruntime-int4"``.
 
     Raises:
@@ -74,7 +75,8 @@ class SelfSpeculation:
             before; 0 is never.
         target: ``Contrast``, ``DoLa`` or ``FixedExit``: its text is what is written; None is the
             base's own.
-        engine: What runs the blocks: ``"auto"``, ``"plain"``, ``"family"``, or, with the extra
+        engine: What runs the blocks: ``"auto"``, ``"plain"``, ``"packed"`` (the matrices once more
+            in memory, for several texts or drafts), ``"family"``, or, with the extra
             ``onnx``, ``"onnxruntime"``, ``"onnxruntime-int8"``, ``"onnxruntime-int4"``.
 
     Raises:
