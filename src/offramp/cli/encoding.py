@@ -11,6 +11,7 @@ from offramp.cli.loading import Loaded
 from offramp.cli.prompts import Prompt
 from offramp.cli.settings import Settings
 from offramp.errors import CheckpointError, ConfigError, InputError
+from offramp.models.context import context_of
 
 LONGEST_ROW = 512
 
@@ -63,7 +64,7 @@ def block_size_of(loaded: Loaded, asked: int | None) -> int:
     Raises:
         ConfigError: It is more than the model's context.
     """
-    context = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+    context = context_of(loaded.model.config)
     size = asked or min(LONGEST_ROW, context or LONGEST_ROW)
     if context and size > context:
         raise ConfigError(
@@ -79,9 +80,8 @@ def check_length(prompt: Prompt, length: int, loaded: Loaded, *, max_new_tokens:
     Raises:
         InputError: It does, or it has no tokens.
     """
-    config = loaded.model.config
-    context = getattr(config.get_text_config(), "max_position_embeddings", None)
-    apart = config.is_encoder_decoder  # one stack reads the prompt, another one writes
+    context = context_of(loaded.model.config)
+    apart = loaded.model.config.is_encoder_decoder  # one stack reads the prompt, another one writes
     if length == 0:
         raise InputError(f"{prompt.place} has no tokens; write at least one word")
     if not context:

@@ -23,6 +23,7 @@ from offramp.evaluation.candidates import speculations
 from offramp.evaluation.latency import Stopwatch, Timing, compare, fastest, halve
 from offramp.evaluation.promises import Promise
 from offramp.logits.labels import NO_LABEL
+from offramp.models.context import context_of
 from offramp.training.self_text import opened
 
 MOST_PROMPTS, WORDS = 8, 32
@@ -118,8 +119,7 @@ def _prompts(
         chosen = [rows[place] for place in range(0, len(rows), step)][:MOST_PROMPTS]
         apart = loaded.model.config.is_encoder_decoder
         tokens = [_asked(row, apart=apart) for row in chosen]
-    config: Any = loaded.model.config.get_text_config()
-    context: int | None = getattr(config, "max_position_embeddings", None)
+    context = context_of(loaded.model.config)
     longest = (context or 1_000_000) - wanted.max_new_tokens
     if longest < 1:
         raise ConfigError(

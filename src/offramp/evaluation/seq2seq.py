@@ -16,6 +16,7 @@ from torch import Tensor
 
 from offramp.decoding.oneshot import OneShot
 from offramp.errors import CheckpointError, ConfigError, InputError
+from offramp.models.context import context_of
 from offramp.models.elmer import ElmerForConditionalGeneration
 from offramp.models.faults import faults_named
 
@@ -111,7 +112,7 @@ class Writer:
         self.model, self.tokenizer = model.eval(), tokenizer
         self.settings = settings or WriteSettings()
         self.one_pass = isinstance(model, ElmerForConditionalGeneration)
-        self._context = getattr(model.config, "max_position_embeddings", None)
+        self._context = context_of(model.config)
         longest = self.settings.max_new_tokens
         if not self.one_pass and self._context and longest and longest > self._context:
             raise ConfigError(

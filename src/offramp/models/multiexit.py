@@ -27,6 +27,7 @@ from offramp.config import ORIGINAL, ExitName, parse_exit
 from offramp.decoding.calibrated import Calibrated
 from offramp.decoding.protocol import DecodingLoop, DecodingRule
 from offramp.errors import ConfigError, ExitNotFoundError, InputError
+from offramp.models.context import context_of
 from offramp.models.loops import LoopParts, run_loop
 from offramp.models.storage import save_beside
 from offramp.models.tracing import TraceParts
@@ -291,7 +292,7 @@ def check_prompt(model: Any, prompt: Tensor) -> None:
     """
     if prompt.shape[-1] == 0:
         raise InputError("the prompt has no tokens; give at least one")
-    context = getattr(model.config, "max_position_embeddings", None)
+    context = context_of(model.config)
     if not model.config.is_encoder_decoder and context and prompt.shape[-1] >= context:
         raise InputError(
             f"the prompt has {prompt.shape[-1]} tokens, the model's context {context}; shorten it "

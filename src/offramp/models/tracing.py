@@ -19,6 +19,7 @@ from offramp.config import ORIGINAL, ExitName
 from offramp.decoding.early_exit import EarlyExit
 from offramp.decoding.protocol import DecodingRule
 from offramp.errors import InputError
+from offramp.models.context import context_of
 from offramp.models.seeing import Seen, at_rest, see
 from offramp.models.view import View
 from offramp.trace.asked import Places, Text, Words, check_top, exits_of, ids_of, places_of
@@ -190,7 +191,7 @@ def _text_of(
             )
         read = ids_of(inputs["decoder_input_ids"], None, vocabulary=vocabulary)
         inputs["decoder_input_ids"] = torch.tensor([read], device=model.device)
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    context = context_of(model.config)
     longest = max(len(ids), len(read) if _reads(model) else 0)
     if context and longest > context:
         raise InputError(

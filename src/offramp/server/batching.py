@@ -24,6 +24,7 @@ from offramp.blocks.engines import Engine, engine_for, engine_for_many
 from offramp.decoding import Autoregressive
 from offramp.decoding.protocol import DecodingLoop
 from offramp.errors import Busy, ConfigError, InputError, OfframpError
+from offramp.models.context import context_of
 from offramp.models.multiexit import check_prompt, check_rule
 from offramp.server.aside import aside
 from offramp.server.groups import Group, fault
@@ -70,7 +71,7 @@ class Batching:
     async def submit(self, job: Job) -> Ticket:
         """Begin a text, or queue it; see ``Writers``."""
         loop = self._checked(job)
-        context = self._context or self.room.longest
+        context = context_of(self._model.config) or self.room.longest
         most = min(len(job.prompt) + job.max_new_tokens, context, self.room.longest)
         with self._changed:
             if self._closing:
@@ -114,11 +115,6 @@ class Batching:
             self._stopped = True
             self._changed.notify_all()
         self._thread.join()
-
-    @property
-    def _context(self) -> int | None:
-        config = self._model.config.get_text_config()
-        return getattr(config, "max_position_embeddings", None)
 
     def _checked(self, job: Job) -> DecodingLoop:
         """Refuse what the model cannot follow, and give the loop that decodes."""

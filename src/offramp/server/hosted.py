@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from offramp.config import ORIGINAL
 from offramp.errors import ConfigError
+from offramp.models.context import context_of
 from offramp.server.errors import Refusal
 from offramp.server.jobs import Writers
 from offramp.server.onepass import OnePass
@@ -47,8 +48,7 @@ class CausalHost:
     @cached_property
     def context(self) -> int | None:
         """Positions that the model knows; None is no limit."""
-        found = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return None if found is None else int(found)
+        return context_of(self.model.config)
 
     @cached_property
     def stop_tokens(self) -> frozenset[int]:
