@@ -110,10 +110,19 @@ def _code_of(arguments: Sequence[str] | None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         return BROKEN_PIPE
     except OSError as error:
+        _give_up_unwritten()
         return _refused(f"{error}; make room or name another file")
     if code == INTERRUPTED:  # how typer tells a Ctrl-C
         remark("interrupted")
     return int(code or 0)
+
+
+def _give_up_unwritten() -> None:
+    """Let what a full disk did not take go nowhere: Python would try again at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _refused(message: str) -> int:
