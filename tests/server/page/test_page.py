@@ -249,7 +249,8 @@ def test_a_server_with_a_key_asks_for_it_and_keeps_it_out_of_links(locked, visit
         key = page.get_by_label("This server asks for an API key")
         expect(key).to_be_focused()
         key.fill("wrong")
-        key.press("Enter")
+        with page.expect_response(lambda answer: answer.status == 401):
+            key.press("Enter")
         expect(page.get_by_role("alert").first).to_contain_text("The server wants an API key.")
         key.fill("open sesame")
         key.press("Enter")
