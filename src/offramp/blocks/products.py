@@ -53,7 +53,7 @@ class Matrix:
 
     def __call__(self, lines: Float[Tensor, "lines width"]) -> Float[Tensor, "lines out"]:
         """Multiply."""
-        if len(lines) in self._lines and not torch.is_grad_enabled():
+        if self._has_few(lines):
             return self._by_onednn(lines)
         return F.linear(lines, self.plain, self.bias)
 
@@ -61,9 +61,12 @@ class Matrix:
         self, states: Float[Tensor, "lines out"], lines: Float[Tensor, "lines width"]
     ) -> Float[Tensor, "lines out"]:
         """Multiply and add; without the bias."""
-        if len(lines) in self._lines and not torch.is_grad_enabled():
+        if self._has_few(lines):
             return self._by_onednn(lines).add_(states)
         return torch.addmm(states, lines, self.plain.t())
+
+    def _has_few(self, lines: Tensor) -> bool:
+        return len(lines) in self._lines and not torch.is_grad_enabled()
 
     def _by_onednn(self, lines: Tensor) -> Tensor:
         found: Tensor = torch.ops.mkldnn._linear_pointwise(

@@ -57,7 +57,6 @@ async def completions(request: Request, asked: CompletionRequest) -> Response:
     wish = replace(wish, tells_end=asked.logprobs is not None)
     prompts = await prompts_of(asked, host, service.limits)
     jobs = wish.jobs(prompts, asked.n or 1, service.limits)
-    each = [prompt for prompt in prompts for _ in range(asked.n or 1)]
     echo = await _echo(asked, wish, prompts, service.turns) if asked.echo else []
     return await _answer(
         request,
@@ -71,7 +70,7 @@ async def completions(request: Request, asked: CompletionRequest) -> Response:
             tokens=bool(asked_of(asked, asked.offramp, name="tokens")),
             begun=begun,
             vocabulary=host.vocabulary,
-            prompts=each if asked.echo else (),
+            prompts=[each.tokens for each in echo],
         ),
     )
 

@@ -46,12 +46,10 @@ def engine_for_many(anatomy: Anatomy) -> Engine:
     Args:
         anatomy: The model's parts.
     """
-    if not fits(anatomy):
-        return engine_for(anatomy)
     matrices = [each for block in anatomy.blocks for each in block.parameters() if each.dim() == 2]
     size = sum(each.numel() * each.element_size() for each in matrices)
-    packed = size <= PACKED_BYTES and all(map(is_helped, matrices))
-    return PlainEngine(anatomy, packed=packed)
+    packed = fits(anatomy) and size <= PACKED_BYTES and all(map(is_helped, matrices))
+    return engine_for(anatomy, "packed" if packed else "auto")
 
 
 def _onnx(anatomy: Anatomy, name: str) -> Engine:
