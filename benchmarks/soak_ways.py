@@ -73,6 +73,22 @@ class Call:
     found: Tensor
 
 
+class Largest(random.Random):
+    """Draws the largest of everything: the most rows, the longest prompts, the most tokens."""
+
+    def randint(self, a: int, b: int) -> int:
+        """Give the upper end."""
+        return b
+
+    def choice(self, seq: Any) -> Any:
+        """Give the largest."""
+        return max(seq)
+
+    def random(self) -> float:
+        """Give 0: any tokens instead of prose, so that no prompt is shorter."""
+        return 0.0
+
+
 class Ways:
     """Every way to write, on the default model and the shipped ELMER.
 
@@ -108,6 +124,10 @@ class Ways:
         """Make one call; all that is drawn comes from the seed."""
         torch.manual_seed(seed)
         return self.calls[name](random.Random(seed))
+
+    def largest(self, name: str) -> None:
+        """Make the largest call that may be drawn."""
+        self.calls[name](Largest(0))
 
     def _batch(self, draw: random.Random, *, rows: int, longest: int) -> dict[str, Tensor]:
         """Draw prompts of different lengths, prose or any tokens, left-padded."""
