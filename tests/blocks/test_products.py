@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that everyone uses
+from torch.profiler import ProfilerActivity, profile
 
 import tiny
 from offramp.blocks.anatomy import anatomy_of
@@ -46,6 +47,23 @@ def test_onednn_is_asked_where_it_is_faster(weights, monkeypatch, packed, lines)
             matrix(torch.randn(count, 24))
 
     assert asked == list(lines)
+
+
+@pytest.mark.skipif(not is_helped(torch.ones(1)), reason="this PyTorch has no MKL and oneDNN")
+def test_onednn_is_asked_for_few_different_numbers_of_lines(weights):
+    matrix = Matrix(weights[0], packed=True)
+
+    with torch.no_grad(), profile(activities=[ProfilerActivity.CPU], record_shapes=True) as seen:
+        for count in range(1, 60):
+            matrix(torch.randn(count, 24))
+
+    shapes = {
+        tuple(event.input_shapes[0])
+        for event in seen.events()
+        if event.name == "mkldnn::_linear_pointwise"
+    }
+    asked = sorted(shape[0] for shape in shapes)
+    assert asked == [*range(4, 17), *range(20, 49, 4)]  # it keeps code and room for each
 
 
 def test_gradients_are_those_of_linear(weights):
