@@ -243,6 +243,21 @@ def test_a_busy_server_is_asked_again_after_the_time_it_names(crowded, visit):
         expect(tokens(page)).to_have_count(24)
 
 
+def test_a_click_before_the_models_are_known_is_not_lost(site, visit):
+    with visit("about:blank") as page:
+        held = []
+        page.route("**/v1/models", lambda route: held.append(route))
+        with page.expect_request("**/v1/models"):
+            page.goto(link(site))
+        button = page.get_by_role("button", name="Write")
+        expect(button).to_be_disabled()  # a reader sees that it does nothing yet
+        page.keyboard.press("Control+Enter")
+
+        held.pop().continue_()
+        write(page)
+        expect(tokens(page)).to_have_count(24)
+
+
 def test_a_server_with_a_key_asks_for_it_and_keeps_it_out_of_links(locked, visit):
     with visit(link(locked), complaints=["status of 401"]) as page:
         expect(page.get_by_role("alert").first).to_contain_text("The server wants an API key.")

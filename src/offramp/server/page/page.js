@@ -256,6 +256,7 @@ async function start() {
   restore(linked);
   if (linked.prompt !== undefined) by("note").textContent = "This came with the link; Write starts it.";
   else by("prompt").value ||= sample();
+  by("write").disabled = false; // until here a click would have been lost
 }
 
 const whole = ({ exits, depth }) => [...new Set([...exits, depth])].sort((a, b) => a - b);
@@ -286,7 +287,7 @@ by("gate").addEventListener("submit", (event) => {
   by("key").value = "";
   by("gate").hidden = true;
   for (const lane of lanes) if (lane.model) lane.trouble("");
-  by("write").focus();
+  by(models.length ? "write" : "prompt").focus();
   if (models.length) write();
   else start();
 });
