@@ -188,12 +188,15 @@ class Killer:
 def table(found: dict[str, dict[str, Any]]) -> str:
     """Give the rows of docs/reliability.md."""
     rows = [
-        f"| `{name}` | {each['kills']} | {each['finished']} | {each['same']} | "
+        f"| `{name}` | {each['kills']} | {each['early']} | {each['finished']} | {each['same']} | "
         f"{len(each['half_files'])} | {len(each['bad_ends'])} |"
         for name, each in found.items()
     ]
-    head = "| command | kills | runs to the end | of these the same | half files | other faults |"
-    return "\n".join([head, "|---|---|---|---|---|---|", *rows])
+    head = (
+        "| command | kills | of these before its first file | runs to the end | of these the same | "
+        "half files | other faults |"
+    )
+    return "\n".join([head, "|---|---|---|---|---|---|---|", *rows])
 
 
 def main() -> None:
