@@ -193,8 +193,8 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         for name, each in found.items()
     ]
     head = (
-        "| command | kills | of these before its first file | runs to the end | of these the same | "
-        "half files | other faults |"
+        "| command | kills | of these before its first file | runs to the end | "
+        "of these the same | half files | other faults |"
     )
     return "\n".join([head, "|---|---|---|---|---|---|---|", *rows])
 
