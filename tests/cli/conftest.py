@@ -1,5 +1,6 @@
 """A tiny model in hub format with a byte tokenizer, and the command as a function."""
 
+import contextlib
 import io
 import json
 import os
@@ -127,7 +128,11 @@ def terminal():
     os.set_blocking(shown, False)
 
     def read() -> str:
-        return os.read(shown, 1 << 16).decode()
+        parts = []
+        with contextlib.suppress(BlockingIOError):  # all has been read
+            while part := os.read(shown, 1 << 16):  # at most 4 KB at a time, whatever is asked for
+                parts.append(part)
+        return b"".join(parts).decode()
 
     with open(slave, "w", encoding="utf-8") as file:
         yield read, file
