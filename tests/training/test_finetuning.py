@@ -197,11 +197,36 @@ def test_no_improvement_ends_the_training(tmp_path, tokenizer):
 
 def test_long_targets_are_left_out_and_long_sources_cut(tokenizer):
     pairs = [Pair("a" * 50, ("b",)), Pair("a", ("b" * 50,))]
-    rows = tokenised(pairs, tokenizer, settings_of(max_source=10))
+    rows, lost = tokenised(pairs, tokenizer, settings_of(max_source=10))
 
     assert [len(row["input_ids"]) for row in rows] == [10]
-    with pytest.raises(InputError, match="no target has 8 tokens or fewer"):
-        tokenised(pairs[1:], tokenizer, settings_of())
+    assert lost == (
+        "1 of 2 pairs left out: 1 with a target of more than 8 tokens (raise max_target)"
+    )
+    assert tokenised(pairs[:1], tokenizer, settings_of())[1] == ""
+    with pytest.raises(InputError, match="2 of 2 pairs left out: 2 with a target of more than 8"):
+        tokenised(pairs[1:] * 2, tokenizer, settings_of())
+
+
+@pytest.mark.parametrize("kind", ["ctc", "dag"])
+def test_targets_that_no_canvas_holds_are_left_out_and_named(tmp_path, tokenizer, kind, caplog):
+    pairs = [*PAIRS, Pair("a", ("bbbbbbb",))]  # 2 + 4 places
+
+    finetune(
+        model_of(tokenizer, kind),
+        tokenizer,
+        pairs=pairs,
+        held_out=pairs,
+        output=tmp_path,
+        settings=settings_of(batch_size=1, max_steps=20, eval_steps=20),
+        disable_tqdm=True,
+    )
+
+    fault = "1 with a target that does not fit its canvas (raise canvas_ratio or canvas_extra)"
+    assert caplog.messages == [
+        f"1 of 9 pairs left out: {fault}",
+        f"1 of 9 held-out pairs left out: {fault}",
+    ]
 
 
 def test_a_row_without_a_target_is_named():

@@ -9,6 +9,7 @@ Not here: metrics, which are given (offramp.evaluation.text_metrics); pre-traini
      (offramp.training.pretraining).
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -16,19 +17,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Sampler
 from transformers import DataCollatorForSeq2Seq, EarlyStoppingCallback, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from offramp.errors import ConfigError, InputError
 from offramp.logits.labels import NO_LABEL
+from offramp.models.elmer.canvas import mask_of, source_sizes
+from offramp.models.elmer.learning import target_for
 from offramp.training.checkpoints import check_facts
 from offramp.training.finetuning_settings import FinetuneSettings
 from offramp.training.formats import Rows, columns_of
 from offramp.training.trainer import SafeTrainer, precision_of
 
+_logger = logging.getLogger(__name__)
+
 Metrics = Callable[[Sequence[str], Sequence[Sequence[str]]], Mapping[str, float]]
 """From texts and each one's references to numbers."""
+
+TOGETHER = 4096
+"""Rows whose targets are laid side by side."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +81,28 @@ def pairs_of(rows: Rows, *, source: str = "source", target: str = "target") -> l
 
 
 def tokenised(
-    pairs: Sequence[Pair], tokenizer: Any, settings: FinetuneSettings
-) -> list[dict[str, list[int]]]:
-    """Turn pairs into tokens; those whose target is too long are left out.
+    pairs: Sequence[Pair],
+    tokenizer: Any,
+    settings: FinetuneSettings,
+    *,
+    config: Any = None,
+    name: str = "pairs",
+) -> tuple[list[dict[str, list[int]]], str]:
+    """Turn pairs into tokens; those that nothing can be learned from are left out.
+
+    Args:
+        pairs: What is to be learned.
+        tokenizer: Of the model.
+        settings: The longest sources and targets.
+        config: Of the model; an ELMER model with ``ctc`` or ``dag`` learns only targets that fit
+            their canvas.
+        name: Of the pairs, in the plural.
+
+    Returns:
+        Rows, and a line about what is missing; empty if nothing is.
 
     Raises:
-        InputError: None is short enough.
+        InputError: All are left out.
     """
     sources = tokenizer(
         [each.source for each in pairs], truncation=True, max_length=settings.max_source
@@ -88,9 +113,36 @@ def tokenised(
         for source, target in zip(sources, targets, strict=True)
         if len(target) <= settings.max_target
     ]
+    long = len(pairs) - len(rows)
+    if getattr(config, "model_type", "") == "elmer":
+        rows = _fitting(config, rows)
+    why = {
+        f"a target of more than {settings.max_target} tokens (raise max_target)": long,
+        "a target that does not fit its canvas (raise canvas_ratio or canvas_extra)": (
+            len(pairs) - long - len(rows)
+        ),
+    }
+    missing = len(pairs) - len(rows)
+    told = ", ".join(f"{count} with {fault}" for fault, count in why.items() if count)
+    lost = f"{missing} of {len(pairs)} {name} left out: {told}"
     if not rows:
-        raise InputError(f"no target has {settings.max_target} tokens or fewer; raise max_target")
-    return rows
+        raise InputError(lost)
+    return rows, lost if missing else ""
+
+
+def _fitting(config: Any, rows: Sequence[dict[str, list[int]]]) -> list[dict[str, list[int]]]:
+    """Give the rows whose canvas holds the target."""
+    found = []
+    for start in range(0, len(rows), TOGETHER):
+        some = rows[start : start + TOGETHER]
+        sources = torch.tensor([len(row["input_ids"]) for row in some])
+        labels = pad_sequence(
+            [torch.tensor(row["labels"]) for row in some], batch_first=True, padding_value=NO_LABEL
+        )
+        places = mask_of(source_sizes(config, sources))
+        fits = target_for(config, labels, places).fits.tolist()
+        found += [row for row, fit in zip(some, fits, strict=True) if fit]
+    return found
 
 
 class ByLength(Sampler[int]):
@@ -217,12 +269,17 @@ def finetune(
     """
     if settings.label_smoothing and getattr(model.config, "model_type", "") == "elmer":
         raise ConfigError("label_smoothing is not for ELMER models; leave it at 0")
+    config = model.config
+    rows, lost = tokenised(pairs, tokenizer, settings, config=config)
+    kept_back, lost_back = tokenised(
+        held_out, tokenizer, settings, config=config, name="held-out pairs"
+    )
     stopping = [EarlyStoppingCallback(settings.patience)] if settings.patience else []
     trainer = PairTrainer(
         model,
         training_arguments(settings, output, **more),
-        train_dataset=tokenised(pairs, tokenizer, settings),
-        eval_dataset=tokenised(held_out, tokenizer, settings),
+        train_dataset=rows,
+        eval_dataset=kept_back,
         data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=NO_LABEL),
         processing_class=tokenizer,
         callbacks=stopping,
@@ -230,6 +287,9 @@ def finetune(
         metrics=metrics,
         generate={"max_new_tokens": settings.max_target},
     )
+    for line in filter(None, (lost, lost_back)):
+        if trainer.is_world_process_zero():
+            _logger.warning(line)
     facts = {**asdict(settings), "pairs": len(pairs), "model": model.config.model_type}
     check_facts(output, facts, write=trainer.is_world_process_zero(), exits=False)
     trainer.accelerator.wait_for_everyone()

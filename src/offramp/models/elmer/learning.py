@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 
 from offramp.errors import InputError
-from offramp.logits.ctc import ctc_align, ctc_loss
-from offramp.logits.dag import dag_align, dag_loss
+from offramp.logits.ctc import ctc_align, ctc_fits, ctc_loss
+from offramp.logits.dag import dag_align, dag_fits, dag_loss
 from offramp.logits.labels import NO_LABEL, label_lengths
 from offramp.models.elmer.canvas import fitted, mask_of
 
@@ -58,6 +58,13 @@ class Target:
         counts = (self.labels != NO_LABEL).sum(-1, keepdim=True)
         places = torch.arange(self.laid.shape[1], device=self.laid.device)
         return (places >= counts - 1) & (self.laid != NO_LABEL)
+
+    @property
+    def fits(self) -> Bool[Tensor, " batch"]:
+        """Tell which targets their canvases hold; those of ``plain`` are cut where they end."""
+        if self.kind == "plain":
+            return torch.ones_like(self.lengths, dtype=torch.bool)
+        return (ctc_fits if self.kind == "ctc" else dag_fits)(self.labels, self.lengths)
 
 
 def target_for(
