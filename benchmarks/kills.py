@@ -36,6 +36,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 PRELOADED = ["kills_commands", "offramp.cli.run", "offramp.cli.teach", "offramp.cli.calibrating"]
 PRELOADED += ["offramp.cli.pretraining", "offramp.cli.finetuning", "offramp.cli.distilling"]
 PRELOADED += ["offramp.cli.seq2seq_measure", "offramp.cli.measure", "offramp.cli.exporting"]
+PRELOADED += ["offramp.cli.tracing", "offramp.evaluation.harness.tasks"]
 LONGEST = 400.0
 """Seconds that a run may take."""
 

@@ -74,6 +74,7 @@ def commands(folder: Path) -> dict[str, Command]:
     sampled = ("--do-sample", "--seed", "5", "--batch-size", "3", "--max-new-tokens", "12")
     train = ("train", *lm, "--exits", "1;2", "--projection", "lens", *STEPS)
     open_ended = ("--open-ended", "--embeddings", "none", "--prompt-words", "4")
+    trace = ("trace", "A ferry carries people.", *lm, "--no-chat", "--max-new-tokens", "40")
     lines = "out.jsonl"
     return {
         "generate": Command(arguments=("generate", *lm, *prompts, *sampled), place=lines),
@@ -126,6 +127,9 @@ def commands(folder: Path) -> dict[str, Command]:
             )
         ),
         "export": Command(arguments=("export", *lm, "--exit", "2")),
+        "trace": Command(arguments=(*trace, *CPU), place="out.html"),
+        "trace (picture)": Command(arguments=(*trace, *CPU), place="out.svg"),
+        "lm-eval": Command(arguments=("lm-eval",), option="--local-tasks"),
     }
 
 
@@ -186,11 +190,17 @@ def _torch(path: Path) -> str:
     return "whole"
 
 
-def _svg(path: Path) -> str:
+def _marked_up(path: Path) -> str:
     text = path.read_text(encoding="utf-8")
-    if not text.rstrip().endswith("</svg>"):
+    if not text.rstrip().endswith(f"</{path.suffix[1:]}>"):
         raise ValueError("cut off")
     return "whole"
+
+
+def _task(path: Path) -> Any:
+    """Read a task of lm-eval, but for where its questions lie."""
+    task = json.loads(path.read_text(encoding="utf-8"))  # YAML that is JSON
+    return {name: value for name, value in task.items() if name != "dataset_kwargs"}
 
 
 READERS: dict[str, Callable[[Path], Any]] = {
@@ -198,5 +208,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     ".json": _json,
     ".safetensors": _tensors,
     ".pt": _torch,
-    ".svg": _svg,
+    ".svg": _marked_up,
+    ".html": _marked_up,
+    ".yaml": _task,
 }

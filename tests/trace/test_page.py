@@ -3,12 +3,14 @@
 import base64
 import hashlib
 import json
+import resource
 from html.parser import HTMLParser
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from offramp.errors import InputError
 from offramp.trace.values import TracedExit
 from trace_made import position, trace_of
 
@@ -129,3 +131,25 @@ def test_what_is_saved_is_there(tmp_path, ending):
     assert text == (trace.to_html() if ending == ".html" else f"{trace.to_json()}\n")
     if ending == ".json":
         assert type(trace).load(tmp_path / "trace.json") == trace
+
+
+@pytest.fixture
+def full_disk():
+    """Let no file grow beyond 1,000 bytes, as on a full disk; give the switch."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("ending", [".json", ".html", ".svg", ".png"])
+def test_a_full_disk_leaves_the_file_that_was_there(tmp_path, full_disk, ending):
+    place = tmp_path / f"trace{ending}"
+    place.write_text("the trace before")
+    trace = trace_of(*map(position, range(8)))
+    full_disk()
+
+    with pytest.raises(InputError, match="File too large; name another file"):
+        trace.save(place)
+
+    assert place.read_text() == "the trace before"
+    assert [each.name for each in tmp_path.iterdir()] == [place.name]

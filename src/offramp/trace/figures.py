@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from offramp.errors import ConfigError, InputError
+from offramp.models.files import write_whole
 from offramp.trace.sight import (
     MEANINGS,
     agreement,
@@ -195,7 +196,8 @@ def draw(traced: Traced, path: str | Path, *, measure: str = "probability") -> N
                 warnings.filterwarnings(
                     "ignore", message="Glyph"
                 )  # of a script that the font lacks
-                figure.savefig(path, metadata=dates)
+                kind = path.suffix.lower().removeprefix(".")
+                write_whole(path, lambda place: figure.savefig(place, format=kind, metadata=dates))
         except OSError as error:
             raise InputError(
                 f"cannot write {path}: {error.strerror or error}; name another file"

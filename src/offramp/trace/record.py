@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from offramp.errors import ConfigError, InputError
+from offramp.models.files import write_whole
 from offramp.trace import figures
 from offramp.trace.page import frame_of, page_of
 from offramp.trace.plain import plain_of, read_json, read_plain
@@ -99,7 +100,7 @@ class Trace(Traced):
             return
         text = self.to_html(title=title) if kind == ".html" else self.to_json() + "\n"
         try:
-            path.write_text(text, encoding="utf-8")
+            write_whole(path, lambda place: place.write_text(text, encoding="utf-8"))
         except OSError as error:
             raise InputError(
                 f"cannot write {path}: {error.strerror or error}; name another file"

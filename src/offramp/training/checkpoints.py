@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 
 from offramp.errors import CheckpointError, first_line
 from offramp.models.checkpoint import TABLE, TENSORS, read_own
-from offramp.models.files import json_of
+from offramp.models.files import json_of, write_whole
 from offramp.models.fingerprint import check_fingerprint
 
 FACTS = "training.json"
@@ -108,7 +108,8 @@ def check_facts(
     elif write:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+            text = json.dumps(facts, indent=1) + "\n"
+            write_whole(path, lambda place: place.write_text(text, encoding="utf-8"))
         except OSError as error:
             raise CheckpointError(f"cannot write {path}: {first_line(error)}") from None
 

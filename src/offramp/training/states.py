@@ -24,7 +24,7 @@ from offramp.blocks.projections import Block
 from offramp.blocks.watch import Watched
 from offramp.errors import ConfigError, InputError, first_line
 from offramp.logits.labels import NO_LABEL
-from offramp.models.files import json_of
+from offramp.models.files import json_of, write_whole
 from offramp.models.fingerprint import check_fingerprint, fingerprint_of
 from offramp.models.weight_files import UNREADABLE_TENSORS
 from offramp.training.objectives import Objective
@@ -215,4 +215,5 @@ def _claim(folder: Path, student: Student, exits: list[int]) -> None:
                 "folder"
             )
         return
-    table.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    text = json.dumps(facts, indent=1) + "\n"
+    write_whole(table, lambda place: place.write_text(text, encoding="utf-8"))

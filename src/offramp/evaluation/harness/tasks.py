@@ -20,6 +20,7 @@ from typing import Any
 from offramp.errors import ConfigError, InputError, first_line
 from offramp.evaluation.harness.prose import paragraphs
 from offramp.evaluation.harness.questions import PHENOMENA, Question, last_words, pages, pairs
+from offramp.models.files import write_whole
 
 SAMPLE = Path(__file__).parent / "sample.txt"
 """The first chapters of "Northanger Abbey" (Austen, public domain), for trying things out. The
@@ -208,7 +209,7 @@ def _yaml(value: Mapping[str, Any]) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    write_whole(path, lambda place: place.write_text(text, encoding="utf-8"))
 
 
 def _fingerprint(works: Mapping[Path, Sequence[str]], wheel: Path | None) -> str:
