@@ -50,7 +50,6 @@ class Matrix:
     def __init__(self, plain: Tensor, bias: Tensor | None = None, *, packed: bool = False) -> None:
         self.plain, self.bias = plain, bias
         self._few = plain
-        self._zeros = plain.detach().new_zeros(1, plain.shape[1]).expand(3, -1)
         self._lines = range(FEWEST, FULL) if is_helped(plain) else range(0)
         if packed and is_helped(plain):
             self._few = torch.ops.mkldnn._reorder_linear_weight(plain.detach(), FULL // 2)
@@ -77,7 +76,7 @@ class Matrix:
         count = len(lines)
         more = -count % 4 if count > FULL else 0
         if more:
-            lines = torch.cat((lines, self._zeros[:more]))
+            lines = F.pad(lines, (0, 0, 0, more))
         found: Tensor = torch.ops.mkldnn._linear_pointwise(
             lines, self._few, self.bias, "none", [], ""
         )

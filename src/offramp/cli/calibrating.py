@@ -37,8 +37,8 @@ from offramp.models.calibration import (
 )
 from offramp.models.checkpoint import TABLE, TENSORS, read_own
 from offramp.models.drafting import FILE as DRAFTER
-from offramp.models.files import write_whole
 from offramp.models.storage import save_exits
+from offramp.whole import write_whole
 
 TEXT_FILE, SELF_TOKENS = "calibration-text.jsonl", 40_000
 OTHER_TEXT = 1_000_003

@@ -16,7 +16,7 @@ from typing import Any
 from offramp.config import ORIGINAL
 from offramp.errors import ConfigError, InputError
 from offramp.evaluation.report import ExitReport, Report, RuleReport
-from offramp.models.files import write_whole
+from offramp.whole import write_whole
 
 FORMATS = (".svg", ".png")
 SIZE = (9.0, 3.8)

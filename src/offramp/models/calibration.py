@@ -24,7 +24,8 @@ from offramp.decoding.calibrated import (
     CalibratedExit,
 )
 from offramp.errors import CheckpointError, first_line
-from offramp.models.files import json_of, write_whole
+from offramp.models.files import json_of
+from offramp.whole import write_text_whole
 
 FILE = "calibration.json"
 FORMAT, VERSION = "offramp-calibration", 1
@@ -134,7 +135,7 @@ def save_calibration(calibrated: Calibrated, folder: str | Path) -> None:
     text = json.dumps(content, indent=1) + "\n"
     path = Path(folder) / FILE
     try:
-        write_whole(path, lambda place: place.write_text(text, encoding="utf-8"))
+        write_text_whole(path, text)
     except OSError as error:
         raise CheckpointError(
             f"cannot write {path}: {first_line(error)}; free some space or name another folder"

@@ -1,16 +1,16 @@
-"""Write files that are never half there, and read JSON that may be anything.
+"""Write folders that are never half there, and read JSON that may be anything.
 
-In:  a path and what writes it, or text from outside. Out: a whole file, or a value of JSON.
+In:  a folder and what writes its files, or text from outside. Out: whole files, or a value of JSON.
 Law: killed at any moment a file is the old one or the new one; what is no JSON is a ``ValueError``,
      whatever is wrong with it (tests/fuzz).
-Not here: what the values mean (offramp.models.checkpoint and others).
+Not here: one file (offramp.whole), what the values mean (offramp.models.checkpoint and others).
 """
 
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,21 +19,6 @@ STAGE = ".partial"
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 LAST = "config.json"
 """Without it no folder is taken for a model, so it comes last."""
-
-
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file beside its place and move it there.
-
-    Args:
-        path: Its place.
-        write: Writes the file at the path that it is given.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextmanager

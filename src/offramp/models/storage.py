@@ -24,8 +24,8 @@ from offramp.models.checkpoint import FORMAT, TABLE, TENSORS, VERSION
 from offramp.models.drafting import FILE as DRAFTER
 from offramp.models.drafting import save_drafter
 from offramp.models.files import moved_whole
-from offramp.models.files import write_whole as _whole
 from offramp.models.fingerprint import ADDED, fingerprint_of, of_base
+from offramp.whole import write_text_whole, write_whole
 
 PUBLISHED_HEAD = "name_to_lm_exit_head.lm_head_{exit}.weight"
 PUBLISHED_CAST = "name_to_conv_matrix.{exit}_to_{depth}.weight"
@@ -120,12 +120,14 @@ def save_exits(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CALIBRATION).unlink(missing_ok=True)
-        _whole(folder / TENSORS, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
-        _whole(folder / TABLE, lambda path: path.write_text(text, encoding="utf-8"))
+        write_whole(
+            folder / TENSORS, lambda path: save_file(tensors, path, metadata={"format": "pt"})
+        )
+        write_text_whole(folder / TABLE, text)
         if model.drafter is None:
             (folder / DRAFTER).unlink(missing_ok=True)
         else:
-            _whole(folder / DRAFTER, lambda path: save_drafter(model, path))
+            write_whole(folder / DRAFTER, lambda path: save_drafter(model, path))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"cannot write exits to {folder}: {first_line(error)}; free some space or name another "
@@ -156,7 +158,7 @@ def save_published(model: Any, folder: str | Path) -> None:
     config["lm_head_layer_indices"] = list(model.exit_numbers)
     config.update(_words_of_transformers_4(config))
     text = json.dumps(config, indent=2) + "\n"
-    _whole(folder / "config.json", lambda path: path.write_text(text, encoding="utf-8"))
+    write_text_whole(folder / "config.json", text)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from offramp.errors import ConfigError, InputError
-from offramp.models.files import write_whole
 from offramp.trace.sight import (
     MEANINGS,
     agreement,
@@ -27,6 +26,7 @@ from offramp.trace.sight import (
 )
 from offramp.trace.values import Traced
 from offramp.trace.wording import exit_label, shown
+from offramp.whole import write_whole
 
 FORMATS = (".svg", ".png")
 MOST_WORDS = 600

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from offramp.errors import ConfigError, InputError
-from offramp.models.files import write_whole
 from offramp.trace import figures
 from offramp.trace.page import frame_of, page_of
 from offramp.trace.plain import plain_of, read_json, read_plain
 from offramp.trace.table import TraceTable
 from offramp.trace.values import Traced
+from offramp.whole import write_text_whole
 
 SUFFIXES = (".json", ".html", ".svg", ".png")
 
@@ -100,7 +100,7 @@ class Trace(Traced):
             return
         text = self.to_html(title=title) if kind == ".html" else self.to_json() + "\n"
         try:
-            write_whole(path, lambda place: place.write_text(text, encoding="utf-8"))
+            write_text_whole(path, text)
         except OSError as error:
             raise InputError(
                 f"cannot write {path}: {error.strerror or error}; name another file"

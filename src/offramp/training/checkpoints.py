@@ -23,8 +23,9 @@ from safetensors import SafetensorError, safe_open
 
 from offramp.errors import CheckpointError, first_line
 from offramp.models.checkpoint import TABLE, TENSORS, read_own
-from offramp.models.files import json_of, write_whole
+from offramp.models.files import json_of
 from offramp.models.fingerprint import check_fingerprint
+from offramp.whole import write_text_whole
 
 FACTS = "training.json"
 _UNREADABLE = (
@@ -108,8 +109,7 @@ def check_facts(
     elif write:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(facts, indent=1) + "\n"
-            write_whole(path, lambda place: place.write_text(text, encoding="utf-8"))
+            write_text_whole(path, json.dumps(facts, indent=1) + "\n")
         except OSError as error:
             raise CheckpointError(f"cannot write {path}: {first_line(error)}") from None
 

@@ -24,12 +24,13 @@ from offramp.blocks.projections import Block
 from offramp.blocks.watch import Watched
 from offramp.errors import ConfigError, InputError, first_line
 from offramp.logits.labels import NO_LABEL
-from offramp.models.files import json_of, write_whole
+from offramp.models.files import json_of
 from offramp.models.fingerprint import check_fingerprint, fingerprint_of
 from offramp.models.weight_files import UNREADABLE_TENSORS
 from offramp.training.objectives import Objective
 from offramp.training.positions import position_weights
 from offramp.training.student import Kept, Student
+from offramp.whole import write_text_whole
 
 TABLE = "states.json"
 
@@ -215,5 +216,4 @@ def _claim(folder: Path, student: Student, exits: list[int]) -> None:
                 "folder"
             )
         return
-    text = json.dumps(facts, indent=1) + "\n"
-    write_whole(table, lambda place: place.write_text(text, encoding="utf-8"))
+    write_text_whole(table, json.dumps(facts, indent=1) + "\n")

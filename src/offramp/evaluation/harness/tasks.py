@@ -20,7 +20,7 @@ from typing import Any
 from offramp.errors import ConfigError, InputError, first_line
 from offramp.evaluation.harness.prose import paragraphs
 from offramp.evaluation.harness.questions import PHENOMENA, Question, last_words, pages, pairs
-from offramp.models.files import write_whole
+from offramp.whole import write_text_whole
 
 SAMPLE = Path(__file__).parent / "sample.txt"
 """The first chapters of "Northanger Abbey" (Austen, public domain), for trying things out. The
@@ -130,7 +130,7 @@ def write_tasks(
         (folder / name).unlink(missing_ok=True)
     found = {name: _write_task(folder, name, kind, some) for name, (some, kind) in asked.items()}
     _write_group(folder)
-    _write(table, json.dumps({"made_from": made_from, "tasks": found}, indent=1) + "\n")
+    write_text_whole(table, json.dumps({"made_from": made_from, "tasks": found}, indent=1) + "\n")
     return found
 
 
@@ -179,7 +179,7 @@ def _write_task(
 ) -> int:
     rows = [json.dumps(each, ensure_ascii=False) for each in questions]
     data = folder.absolute() / f"{name}.jsonl"
-    _write(data, "".join(f"{row}\n" for row in rows))
+    write_text_whole(data, "".join(f"{row}\n" for row in rows))
     task = {
         "task": name,
         "dataset_path": "json",
@@ -189,7 +189,7 @@ def _write_task(
         "num_fewshot": 0,
         "metadata": {"version": 1.0},
     }
-    _write(folder / f"{name}.yaml", _yaml(task))
+    write_text_whole(folder / f"{name}.yaml", _yaml(task))
     return len(rows)
 
 
@@ -200,16 +200,12 @@ def _write_group(folder: Path) -> None:
         "aggregate_metric_list": [{"metric": "acc", "aggregation": "mean", "weight_by_size": True}],
         "metadata": {"version": 1.0},
     }
-    _write(folder / f"{PAIRS_GROUP}.yaml", _yaml(group))
+    write_text_whole(folder / f"{PAIRS_GROUP}.yaml", _yaml(group))
 
 
 def _yaml(value: Mapping[str, Any]) -> str:
     """Write JSON, which is YAML."""
     return json.dumps(value, ensure_ascii=False, indent=1) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    write_whole(path, lambda place: place.write_text(text, encoding="utf-8"))
 
 
 def _fingerprint(works: Mapping[Path, Sequence[str]], wheel: Path | None) -> str:
