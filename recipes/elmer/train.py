@@ -97,7 +97,8 @@ def config_of(asked: argparse.Namespace, tokenizer: Any) -> Any:
         **shape,
         mask_token_id=tokenizer.mask_token_id,
         output_head=asked.kind,
-        canvas_ratio=task["ratio"],
+        canvas_ratio=asked.canvas_ratio or task["ratio"],
+        canvas_copy=asked.canvas_copy,
         canvas_extra=task["extra"],
         glancing=asked.glancing,
         exit_loss=asked.exit_loss,
@@ -133,6 +134,8 @@ def main() -> None:
     parser.add_argument("--ffn", type=int, default=512)
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--init-std", type=float, default=0.05)
+    parser.add_argument("--canvas-ratio", type=float)
+    parser.add_argument("--canvas-copy", action="store_true")
     parser.add_argument("--glancing", type=float, default=0.0)
     parser.add_argument("--exit-loss", choices=("last", "all"), default="last")
     parser.add_argument("--soft-exit", action="store_true")

@@ -92,8 +92,9 @@ class ElmerModel(ReadsBart, BartModel):  # type: ignore[misc]
             decoder_input_ids = blank_canvas(self.config, lengths)
         else:
             places = places_of(decoder_input_ids, decoder_attention_mask)
-        begun = self.decoder.begin(self.decoder.embed_tokens(decoder_input_ids))
-        states = self.decoder(begun, sight_of(source, attention_mask, places))
+        sight = sight_of(source, attention_mask, places)
+        begun = self.decoder.begin(self.decoder.embed_tokens(decoder_input_ids), sight)
+        states = self.decoder(begun, sight)
         return Seq2SeqModelOutput(
             last_hidden_state=states[-1],
             decoder_hidden_states=states,
