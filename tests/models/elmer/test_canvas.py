@@ -12,6 +12,7 @@ from offramp.models.elmer.canvas import (
     drawn_sizes,
     fitted,
     laid_exits,
+    measured_sizes,
     places_of,
     source_sizes,
     spread_over,
@@ -55,6 +56,17 @@ def test_without_slack_all_get_the_longest_target_s_length_as_published():
     config = config_of(canvas_slack=False)
 
     assert drawn_sizes(config, torch.tensor([9, 9]), torch.tensor([2, 5])).tolist() == [5, 5]
+
+
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=5))
+def test_a_held_out_loss_is_measured_on_the_canvas_of_a_text(lengths):
+    sources, longer = torch.tensor(lengths), torch.tensor(lengths) + 9
+    config = config_of(canvas_ratio=1.0, canvas_extra=3)
+
+    assert torch.equal(measured_sizes(config, sources, sources), source_sizes(config, sources))
+    assert torch.equal(measured_sizes(config, sources, longer).minimum(longer), longer)
+    for more in ({"length_predictor": True}, {"canvas_slack": False}):
+        assert torch.equal(measured_sizes(config_of(**more), sources, longer), longer)
 
 
 def test_canvases_are_masks_behind_the_start_that_the_configuration_names():

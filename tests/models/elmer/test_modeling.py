@@ -58,6 +58,16 @@ def collated(rows):
     return {"input_ids": ids, "attention_mask": (ids != 1).long(), "labels": labels}
 
 
+def test_a_held_out_loss_reads_the_scores_that_a_text_is_written_from():
+    model, (ids, mask) = shared(), sources([6, 4])
+    labels = torch.tensor([[7, 8, 2, -100], [9, 2, -100, -100]])
+
+    with torch.no_grad():
+        measured, written = model(ids, mask, labels=labels), model(ids, mask)
+
+    assert torch.equal(measured.logits, written.logits)
+
+
 @pytest.mark.parametrize("name", OPTIONS)
 def test_what_is_saved_loads_as_the_same_to_the_bit(tmp_path, name):
     model = fresh(**OPTIONS[name])

@@ -40,6 +40,21 @@ def drawn_sizes(
     return target_lengths + (share * (room + 1)).long().clamp(max=room)
 
 
+def measured_sizes(
+    config: ElmerConfig,
+    source_lengths: Int[Tensor, " batch"],
+    target_lengths: Int[Tensor, " batch"],
+) -> Int[Tensor, " batch"]:
+    """Give the lengths of ``plain`` canvases that a held-out loss is measured on.
+
+    They are those of texts that are written, so that they do not tell the target's length, but
+    never too short for it. Where the length is predicted, or was told in training, it is told.
+    """
+    if config.length_predictor or not config.canvas_slack:
+        return target_lengths
+    return source_sizes(config, source_lengths).maximum(target_lengths)
+
+
 def mask_of(
     lengths: Int[Tensor, " batch"], like: Tensor | None = None
 ) -> Bool[Tensor, "batch canvas"]:

@@ -1,4 +1,4 @@
-"""The small parts that BART lacks: steps of a path, the length of a target.
+"""The small parts that BART lacks: what is handed over, steps of a path, the length of a target.
 
 In:  states. Out: scores.
 Law: nothing here looks at a target.
@@ -12,6 +12,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from offramp.logits.dag import dag_mixed_transitions
+
+
+class Joint(nn.Linear):
+    """Join states with the embeddings of what they say.
+
+    It begins as the states alone, so that a soft exit changes nothing until it is trained. The
+    published one begins at random, and puts what the layers below have learned out of place.
+    """
 
 
 class Steps(nn.Module):

@@ -33,12 +33,13 @@ from offramp.models.elmer.canvas import (
     laid_exits,
     lengths_of,
     mask_of,
+    measured_sizes,
     places_of,
     source_sizes,
 )
 from offramp.models.elmer.configuration import ElmerConfig
 from offramp.models.elmer.decoder import sight_of
-from offramp.models.elmer.heads import LengthHead, Steps, length_loss
+from offramp.models.elmer.heads import Joint, LengthHead, Steps, length_loss
 from offramp.models.elmer.learning import Target, target_for
 from offramp.models.elmer.leaving import gates_for
 from offramp.models.elmer.output import ElmerOutput, OneShotOutput
@@ -77,7 +78,7 @@ class ElmerForConditionalGeneration(CanvasTraces, ReadsBart, BartPreTrainedModel
         self.lm_head = nn.Linear(width, config.vocab_size, bias=False)
         self.final_logits_bias = nn.Buffer(torch.zeros(1, config.vocab_size))
         if config.soft_exit:
-            self.concat_head = nn.Linear(2 * width, width, bias=False)
+            self.concat_head = Joint(2 * width, width, bias=False)
         if config.output_head == "dag":
             self.steps = Steps(width, config.dag_heads)
         if config.length_predictor:
@@ -92,6 +93,8 @@ class ElmerForConditionalGeneration(CanvasTraces, ReadsBart, BartPreTrainedModel
             init.zeros_(module.linear.weight)
             init.zeros_(module.linear.bias)
             init.constant_(module.threshold, 0.5)
+        elif isinstance(module, Joint):
+            init.eye_(module.weight)
         elif isinstance(module, ElmerForConditionalGeneration):
             init.zeros_(module.final_logits_bias)
 
@@ -167,7 +170,8 @@ class ElmerForConditionalGeneration(CanvasTraces, ReadsBart, BartPreTrainedModel
             input_ids: Sources.
             attention_mask: Their tokens that exist; None is all.
             decoder_input_ids: Canvases; None makes them: from the targets' lengths and the
-                sources' in training, from the sources' alone without ``labels``.
+                sources' in training, else from the sources' alone, as for a text that is written
+                (a ``plain`` one has room for the target if it is measured).
             decoder_attention_mask: Places that exist, the first of each canvas; None is all.
             encoder_outputs: The sources' states, instead of ``input_ids``.
             labels: Targets with their end tokens, padded at the right with -100; what is longer
@@ -234,9 +238,10 @@ class ElmerForConditionalGeneration(CanvasTraces, ReadsBart, BartPreTrainedModel
         lengths = source_sizes(self.config, sources)
         if labels is not None and self.config.output_head == "plain":
             targets = (labels != NO_LABEL).sum(-1).clamp(min=1)
-            drawing = self.training and exits is None
-            lengths = drawn_sizes(self.config, sources, targets) if drawing else targets
-            lengths = lengths.clamp(max=self.config.max_position_embeddings)
+            if exits is None:
+                sizes = drawn_sizes if self.training else measured_sizes
+                targets = sizes(self.config, sources, targets)
+            lengths = targets.clamp(max=self.config.max_position_embeddings)
         return blank_canvas(self.config, lengths), mask_of(lengths)
 
     @torch.inference_mode()
