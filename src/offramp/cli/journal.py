@@ -20,6 +20,7 @@ from offramp.errors import InputError, first_line
 from offramp.models.checkpoint import TABLE, TENSORS
 from offramp.models.files import json_of
 from offramp.training.checkpoints import FACTS
+from offramp.whole import write_text_whole
 
 NAME, SELF_TEXT, START = "course.json", "self.jsonl", "start"
 FORMAT = "offramp-training"
@@ -121,11 +122,9 @@ class Journal:
     def _write(self) -> None:
         content = {"format": FORMAT, "facts": self._facts, "writer": self._writer}
         text = json.dumps({**content, "results": self.results}, indent=1) + "\n"
-        partial = self._path.with_suffix(".partial")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(self._path)
+            write_text_whole(self._path, text)
         except OSError as error:
             raise InputError(
                 f"cannot write {self._path}: {error.strerror or error}; name another --output"

@@ -15,6 +15,7 @@ from typing import Any
 from offramp.cli.journal import differences
 from offramp.errors import ConfigError, InputError, first_line
 from offramp.models.files import json_of
+from offramp.whole import write_text_whole
 
 NAME = "text.json"
 
@@ -74,11 +75,10 @@ class KeptText:
             InputError: The folder cannot be written.
         """
         path = self.folder / NAME
-        partial = path.with_suffix(".partial")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps({"facts": facts, "positions": positions}) + "\n")
-            partial.replace(path)
+            text = json.dumps({"facts": facts, "positions": positions})
+            write_text_whole(path, text + "\n")
         except OSError as error:
             raise InputError(
                 f"cannot write {path}: {error.strerror or error}; name another --keep-states"

@@ -16,9 +16,8 @@ from typing import Any
 from offramp.config import ORIGINAL
 from offramp.errors import ConfigError, InputError
 from offramp.evaluation.report import ExitReport, Report, RuleReport
-from offramp.whole import write_whole
+from offramp.trace.figures import FORMATS, save
 
-FORMATS = (".svg", ".png")
 SIZE = (9.0, 3.8)
 """Inches, both panels together."""
 FAINT = "0.6"
@@ -94,14 +93,7 @@ def panels(
             panel.spines[["top", "right"]].set_visible(False)
             panel.grid(axis="y", color="0.9")
         figure.suptitle(title, fontsize="medium")
-        dates = {"Date": None} if path.suffix.lower() == ".svg" else {}
-        try:
-            kind = path.suffix.lower().removeprefix(".")
-            write_whole(path, lambda place: figure.savefig(place, format=kind, metadata=dates))
-        except OSError as error:
-            raise InputError(
-                f"cannot write {path}: {error.strerror or error}; name another file"
-            ) from None
+        save(figure, path)
 
 
 def _agreement(panel: Any, report: Report) -> None:

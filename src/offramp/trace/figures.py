@@ -190,18 +190,29 @@ def draw(traced: Traced, path: str | Path, *, measure: str = "probability") -> N
         left, right = lower.subplots(1, 2)
         agreement_curves(traced, panel=left)
         exit_histogram(traced, panel=right)
-        dates = {"Date": None} if path.suffix.lower() == ".svg" else {}
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings(
-                    "ignore", message="Glyph"
-                )  # of a script that the font lacks
-                kind = path.suffix.lower().removeprefix(".")
-                write_whole(path, lambda place: figure.savefig(place, format=kind, metadata=dates))
-        except OSError as error:
-            raise InputError(
-                f"cannot write {path}: {error.strerror or error}; name another file"
-            ) from None
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph")  # of a script that the font lacks
+            save(figure, path)
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a figure of matplotlib, whole and without a date.
+
+    Args:
+        figure: What is drawn.
+        path: An .svg or .png file.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    kind = path.suffix.lower().removeprefix(".")
+    dates = {"Date": None} if kind == "svg" else {}
+    try:
+        write_whole(path, lambda place: figure.savefig(place, format=kind, metadata=dates))
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}: {error.strerror or error}; name another file"
+        ) from None
 
 
 def _panel(width: float, height: float) -> Any:
