@@ -98,7 +98,6 @@ def config_of(asked: argparse.Namespace, tokenizer: Any) -> Any:
         mask_token_id=tokenizer.mask_token_id,
         output_head=asked.kind,
         canvas_ratio=asked.canvas_ratio or task["ratio"],
-        canvas_copy=asked.canvas_copy,
         canvas_extra=task["extra"],
         glancing=asked.glancing,
         exit_loss=asked.exit_loss,
@@ -135,7 +134,6 @@ def main() -> None:
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--init-std", type=float, default=0.05)
     parser.add_argument("--canvas-ratio", type=float)
-    parser.add_argument("--canvas-copy", action="store_true")
     parser.add_argument("--glancing", type=float, default=0.0)
     parser.add_argument("--exit-loss", choices=("last", "all"), default="last")
     parser.add_argument("--soft-exit", action="store_true")

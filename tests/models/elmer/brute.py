@@ -18,9 +18,6 @@ def climbed(model, ids, canvas, leave, *, detach=False):
     decoder, depth = model.model.decoder, model.config.decoder_layers
     source = model.model.encoder(input_ids=ids[None]).last_hidden_state
     begun = model.model.shared(canvas[None]) + decoder.embed_positions(canvas[None])
-    if model.config.canvas_copy:
-        heights = [int(place * len(ids) / len(canvas)) for place in range(len(canvas))]
-        begun = begun + source[:, heights]
     seen = own = decoder.layernorm_embedding(begun)
     live, exits = torch.ones_like(canvas, dtype=torch.bool), torch.full_like(canvas, depth)
     for number, layer in enumerate(decoder.layers, start=1):

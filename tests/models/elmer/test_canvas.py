@@ -15,7 +15,6 @@ from offramp.models.elmer.canvas import (
     measured_sizes,
     places_of,
     source_sizes,
-    spread_over,
 )
 
 numbers = st.lists(st.integers(1, 40), min_size=1, max_size=5)
@@ -75,16 +74,6 @@ def test_canvases_are_masks_behind_the_start_that_the_configuration_names():
 
     assert plain.tolist() == [[MASK] * 3] * 2
     assert published.tolist() == [[BOS, MASK]]
-
-
-@given(st.integers(1, 12), st.integers(1, 30))
-def test_a_source_is_spread_evenly_over_its_canvas(tokens, places):
-    (spread,) = spread_over(torch.tensor([tokens]), torch.tensor([places])).tolist()
-
-    counts = [spread.count(token) for token in range(tokens)]
-    assert spread == sorted(spread)
-    assert spread[0] == 0
-    assert max(counts) - min(counts) <= 1
 
 
 def test_labels_are_never_laid_where_there_is_no_place():

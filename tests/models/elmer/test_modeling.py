@@ -20,7 +20,6 @@ OPTIONS = {
     **HEADS,
     "soft": {"soft_exit": True, "exit_loss": "all"},
     "soft dag": {**HEADS["dag"], "soft_exit": True},
-    "copied": {**HEADS["ctc"], "canvas_copy": True, "glancing": 0.5},
     "length": {"length_predictor": True},
     "gates": {"gates": True},
     "glancing": {"glancing": 0.5, "canvas_start_token_id": 0},

@@ -19,8 +19,6 @@ WAYS = {
     "dag viterbi": ("dag", {}, {"path": "viterbi"}),
     "soft": ("plain", {"soft_exit": True}, {}),
     "soft ctc": ("ctc", {"soft_exit": True}, {}),
-    "copied ctc": ("ctc", {"canvas_copy": True}, {}),
-    "copied refined": ("plain", {"canvas_copy": True}, {"refine_steps": 1}),
     "length": ("plain", {"length_predictor": True}, {}),
     "lengths": ("plain", {"length_predictor": True}, {"lengths": 3}),
     "refined": ("plain", {}, {"refine_steps": 2}),
@@ -41,7 +39,6 @@ WAYS = {
         {"length_predictor": True},
         {"lengths": 2, "exit_rule": "top_probability"},
     ),
-    "copied and hard": ("ctc", {"canvas_copy": True}, {"exit_rule": "top_gap"}),
     "soft and hard": ("plain", {"soft_exit": True}, {"exit_rule": "top_gap"}),
     "refined and hard": ("plain", {}, {"exit_rule": "top_gap", "refine_steps": 2}),
 }

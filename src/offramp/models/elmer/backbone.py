@@ -92,9 +92,8 @@ class ElmerModel(ReadsBart, BartModel):  # type: ignore[misc]
             decoder_input_ids = blank_canvas(self.config, lengths)
         else:
             places = places_of(decoder_input_ids, decoder_attention_mask)
-        sight = sight_of(source, attention_mask, places)
-        begun = self.decoder.begin(self.decoder.embed_tokens(decoder_input_ids), sight)
-        states = self.decoder(begun, sight)
+        begun = self.decoder.begin(self.decoder.embed_tokens(decoder_input_ids))
+        states = self.decoder(begun, sight_of(source, attention_mask, places))
         return Seq2SeqModelOutput(
             last_hidden_state=states[-1],
             decoder_hidden_states=states,

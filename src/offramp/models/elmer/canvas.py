@@ -68,22 +68,6 @@ def mask_of(
     return torch.arange(width, device=lengths.device) < lengths[:, None]
 
 
-def spread_over(
-    source_lengths: Int[Tensor, " batch"], lengths: Int[Tensor, " batch"]
-) -> Int[Tensor, "batch canvas"]:
-    """Give each place of canvases the token of its source that stands at the same height.
-
-    Places behind a canvas's end get the last token.
-
-    Example:
-        >>> spread_over(torch.tensor([2, 3]), torch.tensor([4, 2])).tolist()
-        [[0, 0, 1, 1], [0, 1, 2, 2]]
-    """
-    places = torch.arange(int(lengths.max()), device=lengths.device)
-    tokens = places * source_lengths[:, None] // lengths[:, None]
-    return tokens.minimum(source_lengths[:, None] - 1)
-
-
 def fitted(
     labels: Int[Tensor, "batch target"], places: Bool[Tensor, "batch canvas"], fill: int
 ) -> Int[Tensor, "batch canvas"]:

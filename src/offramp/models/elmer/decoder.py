@@ -20,7 +20,6 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.bart.modeling_bart import BartDecoder
 
 from offramp.errors import InputError
-from offramp.models.elmer.canvas import lengths_of, spread_over
 
 States: TypeAlias = Float[Tensor, "batch canvas width"]
 HandOver: TypeAlias = Callable[[int, States], States]
@@ -46,15 +45,6 @@ class Sight:
         mask = None if self.source_mask is None else self.source_mask[chosen]
         return Sight(self.canvas[chosen], self.source[chosen], mask)
 
-    def spread(self) -> States:
-        """Give each place the state of the source's token at its height."""
-        lengths = lengths_of(self.source, self.source_mask)
-        tokens = spread_over(lengths, self.canvas.sum(-1))
-        if self.source_mask is not None:  # a source's tokens may stand behind padding
-            order = self.source_mask.long().argsort(dim=-1, descending=True, stable=True)
-            tokens = order.gather(-1, tokens)
-        return self.source.gather(1, tokens[..., None].expand(-1, -1, self.source.shape[-1]))
-
 
 def sight_of(
     source: Float[Tensor, "batch source width"],
@@ -78,10 +68,8 @@ class ElmerDecoder(BartDecoder):  # type: ignore[misc]
         """Number of layers; the exit of the last one."""
         return len(self.layers)
 
-    def begin(self, embeddings: States, sight: Sight) -> States:
+    def begin(self, embeddings: States) -> States:
         """Give the states below the first layer: embeddings and places, normed.
-
-        With ``canvas_copy`` the states of the source are added, spread over the canvas.
 
         Raises:
             InputError: There are more places than the model knows.
@@ -89,8 +77,6 @@ class ElmerDecoder(BartDecoder):  # type: ignore[misc]
         size, known = embeddings.shape[1], self.config.max_position_embeddings
         if size > known:
             raise InputError(f"a canvas has {size} places, this model knows {known}; shorten it")
-        if self.config.canvas_copy:
-            embeddings = embeddings + sight.spread()
         places = self.embed_positions(embeddings[..., 0])
         return self._dropped(self.layernorm_embedding(embeddings + places))
 
