@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from offramp.evaluation.tally import (
     BINS,
-    Calibration,
+    CalibrationError,
     Last,
     RowMeans,
     judge,
@@ -65,7 +65,7 @@ def test_calibration_does_not_depend_on_chunks(cuts, seed):
     confidence = scores(seed).softmax(-1)[:, :2]
     correct = (scores(seed + 1)[:, :2] > 0).double()
     bounds = [0, *sorted(cuts), N]
-    calibration = Calibration(2)
+    calibration = CalibrationError(2)
 
     for first, last in pairwise(bounds):
         calibration.add(confidence[first:last], correct[first:last])
@@ -82,7 +82,7 @@ def test_calibration_does_not_depend_on_chunks(cuts, seed):
 
 
 def test_a_forecast_that_says_what_it_achieves_is_calibrated():
-    calibration = Calibration(1)
+    calibration = CalibrationError(1)
 
     calibration.add(torch.full((4, 1), 0.75), torch.tensor([[1.0], [1.0], [1.0], [0.0]]))
 

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from offramp.config import ORIGINAL, ExitName
-from offramp.evaluation.tally import Calibration, RowMeans
+from offramp.evaluation.tally import CalibrationError, RowMeans
 
 NUMBERS = (
     "loss",
@@ -161,7 +161,7 @@ class Sums:
 
     means: RowMeans
     rule_means: RowMeans
-    calibration: Calibration
+    calibration: CalibrationError
     oracle: Int[Tensor, " exits"]
 
     @classmethod
@@ -170,7 +170,7 @@ class Sums:
         return cls(
             means=RowMeans(),
             rule_means=RowMeans(),
-            calibration=Calibration(exits),
+            calibration=CalibrationError(exits),
             oracle=torch.zeros(exits, dtype=torch.long),
         )
 

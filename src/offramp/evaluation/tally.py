@@ -155,7 +155,7 @@ class RowMeans:
         return NORMAL_95 * variance.sqrt() / self.tokens
 
 
-class Calibration:
+class CalibrationError:
     """How far stated probabilities lie from observed shares, for some exits."""
 
     def __init__(self, exits: int) -> None:
@@ -180,7 +180,7 @@ class Calibration:
         each = torch.stack((torch.ones_like(confidence), confidence, correct), -1)
         self._bins.index_add_(0, places.flatten().cpu(), each.flatten(0, 1).double().cpu())
 
-    def merge(self, other: "Calibration") -> None:
+    def merge(self, other: "CalibrationError") -> None:
         """Take in the tokens that another one took in."""
         self._bins += other._bins
 
