@@ -10,9 +10,11 @@ import torch
 from torch import nn
 
 import tiny
+from offramp.blocks import products
 from offramp.blocks.anatomy import anatomy_of
 from offramp.blocks.engines import engine_for
 from offramp.blocks.engines.block_weights import BLOCK, in_blocks
+from offramp.blocks.engines.onnx import BITS, FEW
 from offramp.blocks.engines.onnx_sessions import sessions_of
 from offramp.blocks.projections import can_gather
 from offramp.errors import ConfigError
@@ -90,6 +92,48 @@ def test_a_span_that_ends_within_a_session_makes_two_of_it_and_no_block_is_in_tw
     sessions = sessions_of(anatomy_of(model), bits=None)
     assert sorted(sessions._built) == [(0, 1), (1, 4)]
     torch.testing.assert_close(apart, whole, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "most", "together"),
+    [
+        ("onnxruntime", 2**31, True),
+        ("onnxruntime", 100, False),
+        ("onnxruntime-int8", 2**31, False),
+        ("onnxruntime-int4", 2**31, True),
+    ],
+)
+def test_texts_are_multiplied_together_where_a_copy_of_the_weights_is_small(
+    monkeypatch, name, most, together
+):
+    monkeypatch.setattr(products, "PACKED_BYTES", most)
+    model = model_of("qwen3")
+    engine = engine_for(anatomy_of(model), name)
+    tokens = torch.arange(3, 13)
+
+    alone = [[(engine.row(), 6)], [(engine.row(), 4)]]
+    pieces = [(engine.row(), count) for count in (6, 4)]
+    for _ in range(2):  # the second time each has a past
+        parts = tokens.split([6, 4])
+        one_by_one = [
+            engine.run(engine.embed(part, piece), 0, 4, piece)
+            for part, piece in zip(parts, alone, strict=True)
+        ]
+        found = engine.run(engine.embed(tokens, pieces), 0, 4, pieces)
+        torch.testing.assert_close(found, torch.cat(one_by_one), rtol=1e-4, atol=1e-4)
+
+    halves = sessions_of(anatomy_of(model), bits=BITS[name])._halves
+    assert bool(halves) == together
+
+
+def test_long_parts_of_texts_are_run_one_after_the_other():
+    model = model_of()
+    engine = engine_for(anatomy_of(model), "onnxruntime")
+    pieces = [(engine.row(), FEW), (engine.row(), FEW)]
+
+    engine.run(engine.embed(torch.arange(2 * FEW), pieces), 0, 4, pieces)
+
+    assert not sessions_of(anatomy_of(model), bits=None)._halves
 
 
 def test_engines_of_one_model_share_sessions():

@@ -6,8 +6,9 @@ import torch.nn.functional as F  # noqa: N812 - the name that everyone uses
 from torch.profiler import ProfilerActivity, profile
 
 import tiny
+from offramp.blocks import products
 from offramp.blocks.anatomy import anatomy_of
-from offramp.blocks.engines import engine_for_many, pick
+from offramp.blocks.engines import engine_for_many
 from offramp.blocks.products import Matrix, filled_up, is_helped
 
 LINES = (0, 1, 3, 4, 5, 6, 8, 15, 16, 47, 48, 60)
@@ -86,7 +87,7 @@ def test_lines_of_zeros_change_no_product(lines):
 
 @pytest.mark.parametrize(("most", "name"), [(2**20, "packed"), (100, "plain")])
 def test_many_texts_get_packed_matrices_where_they_are_small(monkeypatch, most, name):
-    monkeypatch.setattr(pick, "PACKED_BYTES", most)
+    monkeypatch.setattr(products, "PACKED_BYTES", most)
 
     assert engine_for_many(anatomy_of(tiny.model_of("llama"))).name == (
         name if is_helped(torch.ones(1)) else "plain"

@@ -21,16 +21,21 @@ them in a process. So beyond 16 lines, where a line more costs least, lines of z
 the next multiple of 4: 21 numbers instead of 44.
 """
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that everyone uses
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 FEWEST, FULL = 6, 16
 """Lines from which oneDNN multiplies faster than MKL, and from which it does not any more."""
 
 PACKED_FEWEST, PACKED_FULL = 4, 48
 """The same where it has a copy of the matrix."""
+
+PACKED_BYTES = 2 * 2**30
+"""Blocks' matrices of at most so many bytes are copied without being asked: 500 M parameters."""
 
 
 class Matrix:
@@ -81,6 +86,16 @@ class Matrix:
             lines, self._few, self.bias, "none", [], ""
         )
         return found[:count] if more else found
+
+
+def matrices_of(blocks: Iterable[nn.Module]) -> list[Tensor]:
+    """Give all that states are multiplied by in blocks."""
+    return [each for block in blocks for each in block.parameters() if each.dim() == 2]
+
+
+def copies_fit(matrices: Iterable[Tensor]) -> bool:
+    """Tell whether matrices are small enough to be kept once more."""
+    return sum(each.numel() * each.element_size() for each in matrices) <= PACKED_BYTES
 
 
 def is_helped(matrix: Tensor) -> bool:

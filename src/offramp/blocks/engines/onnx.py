@@ -9,7 +9,8 @@ Law: in float32 it gives what the family's own blocks give, up to the order of s
 Not here: the graph (offramp.blocks.engines.onnx_graph), its sessions (onnx_sessions).
 
 What it saves beside ``PlainEngine`` is the time between the products: one call of a session runs
-the blocks between two exits, with a cache that is read and written in place.
+the blocks between two exits, with a cache that is read and written in place. Several texts are
+multiplied together, and attend by PyTorch, each to itself: two calls a block.
 """
 
 from collections.abc import Sequence
@@ -21,11 +22,30 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from offramp.blocks.anatomy import Anatomy
+from offramp.blocks.engines.attention import Attention, Heads
 from offramp.blocks.engines.engine import Piece
-from offramp.blocks.engines.onnx_graph import COSINE, LAST, OUT, SINE, STATES, TOTAL, cache_names
-from offramp.blocks.engines.onnx_sessions import HEAD_BITS, Segment, Sessions, as_value, sessions_of
+from offramp.blocks.engines.onnx_graph import (
+    COSINE,
+    LAST,
+    OUT,
+    PLACES,
+    SEEN,
+    SINE,
+    STATES,
+    TOTAL,
+    cache_names,
+)
+from offramp.blocks.engines.onnx_sessions import (
+    HEAD_BITS,
+    Segment,
+    Sessions,
+    as_value,
+    called,
+    sessions_of,
+)
 from offramp.blocks.engines.plain import fits
 from offramp.blocks.engines.slots import SlotRow, one_length, remember
+from offramp.blocks.products import copies_fit, matrices_of
 
 BITS: dict[str, int | None] = {
     "onnxruntime": None,
@@ -37,6 +57,9 @@ BITS: dict[str, int | None] = {
 ROTARIES = frozenset({"default", "linear", "llama3", "yarn"})
 """Ways to turn queries and keys that depend on the position alone."""
 
+
+FEW = 16
+"""Tokens of each of several texts from which products take their time, together or not."""
 
 HEAD_STEP = 16
 """The width of a head must be a multiple of this where ONNX Runtime turns it."""
@@ -96,17 +119,16 @@ class OnnxHead(nn.Module):
         """Score the vocabulary."""
         lines = states.detach().reshape(1, -1, states.shape[-1]).contiguous()
         scores = lines.new_empty(1, lines.shape[1], self._vocab)
-        call = self._session.io_binding()
-        call.bind_ortvalue_input(STATES, as_value(lines))
-        call.bind_ortvalue_output(OUT, as_value(scores))
-        self._session.run_with_iobinding(call)
+        called(self._session, {STATES: lines}, scores)
         return scores.view(*states.shape[:-1], self._vocab)
 
 
 class OnnxEngine:
     """Runs blocks of a model of ``FAMILIES`` on the processor.
 
-    Several texts are run one after the other.
+    Several texts with fewer than ``FEW`` tokens each are multiplied together, block by block, if
+    the blocks' matrices, which are kept once more for it, have at most ``PACKED_BYTES``. With 8
+    bits, more bytes or more tokens texts are run one after the other.
 
     Args:
         anatomy: The model's parts, for which ``fits_onnx`` says yes.
@@ -131,6 +153,9 @@ class OnnxEngine:
         self._embeddings: nn.Module = stack.get_input_embeddings()
         self._rotary: nn.Module = stack.rotary_emb
         kept = attention.k_proj.out_features // attention.head_dim
+        asking = attention.q_proj.out_features // attention.head_dim
+        self._shape = Heads(asking, kept, attention.scaling)
+        self._together = self.repeatable and copies_fit(matrices_of(anatomy.blocks))
         self._nothing = torch.empty(0, 2 * kept, attention.head_dim)
         self._tables: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))
         exact = HEAD_BITS[BITS[name]] is None
@@ -166,12 +191,36 @@ class OnnxEngine:
         """
         if start == stop:
             return states
+        if self._together and len(pieces) > 1 and len(states) < FEW * len(pieces):
+            return self._run_together(states.detach(), start, stop, pieces)
         segments = self._sessions.between(self.anatomy, start, stop)
         parts = torch.split(states.detach().contiguous(), [count for _, count in pieces])
         found = [
             self._run(part, segments, row) for (row, _), part in zip(pieces, parts, strict=True)
         ]
         return found[0] if len(found) == 1 else torch.cat(found)
+
+    def _run_together(
+        self,
+        states: Float[Tensor, "tokens width"],
+        start: int,
+        stop: int,
+        pieces: Sequence[Piece],
+    ) -> Float[Tensor, "tokens width"]:
+        """Take several texts' tokens through blocks; each text attends to itself."""
+        places = torch.cat([_places(row, start, stop, count) for row, count in pieces])
+        cosine, sine = self._turns(max(int(places.max()) + 1, len(states)))  # it asks for as many
+        tables = {PLACES: places[None], COSINE: cosine, SINE: sine}
+        attention = Attention(self._shape, pieces, start, states.device)
+        states = states[None].contiguous()
+        count, width = self._shape.queries + 2 * self._shape.keys, self._nothing.shape[-1]
+        heads = states.new_empty(*states.shape[:2], count, width)
+        for index in range(start, stop):
+            before, after = self._sessions.halves(self.anatomy, index)
+            called(before, {STATES: states, **tables}, heads.flatten(2))
+            seen = attention.seen(index, heads[0]).contiguous()
+            states = called(after, {SEEN: seen[None], STATES: states}, torch.empty_like(states))
+        return states[0]
 
     def copy_up(
         self, states: Float[Tensor, "tokens width"], start: int, pieces: Sequence[Piece]

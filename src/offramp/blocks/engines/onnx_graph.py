@@ -7,9 +7,11 @@ Not here: running it (offramp.blocks.engines.onnx), how weights become 8 or 4 bi
      (offramp.blocks.engines.block_weights).
 
 The file is written by hand instead of traced: a block is nine or ten large operations, and which
-ones they are is what makes it fast. Attention is one of them (``GroupQueryAttention`` of ONNX
-Runtime), which turns queries and keys, and writes into a cache that is given to it as input and as
-output. Queries, keys and values are one product; so are both halves of the gated unit.
+ones they are is what makes it fast. For one text attention is one of them (``GroupQueryAttention``
+of ONNX Runtime), which turns queries and keys, and writes into a cache that is given to it as input
+and as output. For several texts, each with a cache of its own, a block is two graphs, what comes
+before attention and what comes after. Queries, keys and values are one product; so are both halves
+of the gated unit.
 """
 
 from collections.abc import Sequence
@@ -36,6 +38,7 @@ weights of 4 bits are multiplied with states as they are. With 8 bits that took 
 """
 STATES, OUT, LAST, TOTAL = "states", "out", "last", "total"
 COSINE, SINE = "cosine", "sine"
+PLACES, SEEN = "places", "seen"
 """Names of inputs and of the output; keys and values are ``past_keys.3``, ``keys.3`` and so on."""
 
 _TYPES = {
@@ -103,7 +106,9 @@ class Graph:
         return bytes(model.SerializeToString())
 
 
-_STANDARD = frozenset({"Add", "MatMul", "Mul", "Reshape", "SimplifiedLayerNormalization", "Split"})
+_STANDARD = frozenset(
+    {"Add", "Concat", "MatMul", "Mul", "Reshape", "SimplifiedLayerNormalization", "Split"}
+)
 
 
 def blocks_graph(
@@ -136,6 +141,49 @@ def blocks_graph(
     return graph.file(_inputs(blocks[0], numbers), _outputs(blocks[0], numbers)), graph.weights
 
 
+def halves_graphs(
+    block: Any, *, bits: int | None
+) -> tuple[tuple[bytes, dict[str, Tensor]], tuple[bytes, dict[str, Tensor]]]:
+    """Write a block down but for its attention, for T tokens of any texts.
+
+    Args:
+        block: Of a model of Llama's layout.
+        bits: Of a weight: 8 or 4; None is float32.
+
+    Returns:
+        What comes before attention, from ``states`` [1, T, D], ``places`` [1, T] (each token's in
+        its text) and the tables ``cosine`` and ``sine`` to ``out`` [1, T, heads], turned queries,
+        turned keys and values; and what comes after, from ``seen`` [1, T, queries] and ``states``
+        to ``out`` [1, T, D].
+    """
+    attention = block.self_attn
+    depth, width = attention.q_proj.in_features, attention.head_dim
+    asking, kept = (width * count for count in _heads(attention))
+    before = Graph(bits=bits)
+    normed, _ = _normed(before, "before", "", STATES, block.input_layernorm)
+    parts = _asked(before, 0, attention, normed)
+    if parts[1]:
+        both = before.node("Concat", parts[:2], "both", axis=-1)
+        values = parts[2]
+    else:
+        sizes = before.weight("sizes", torch.tensor([asking + kept, kept]))
+        both, values = "both", "values"
+        before.node("Split", [parts[0], sizes], both, values, axis=-1)
+    turned = before.node("RotaryEmbedding", [both, PLACES, COSINE, SINE], "turned")
+    before.node("Concat", [turned, values], OUT, axis=-1)
+    after = Graph(bits=bits)
+    attended = after.product("attended", SEEN, [attention.o_proj])
+    normed, residual = _normed(after, "between", attended, STATES, block.post_attention_layernorm)
+    after.node("Add", [_gated(after, 0, block.mlp, normed), residual], OUT)
+    states = _float(STATES, 1, "tokens", depth)
+    places = helper.make_tensor_value_info(PLACES, onnx.TensorProto.INT64, [1, "tokens"])
+    first = before.file([states, places, *_tables(block)], [_float(OUT, 1, "tokens", "heads")])
+    last = after.file(
+        [_float(SEEN, 1, "tokens", asking), states], [_float(OUT, 1, "tokens", depth)]
+    )
+    return (first, before.weights), (last, after.weights)
+
+
 def head_graph(head: nn.Linear, *, bits: int | None) -> tuple[bytes, dict[str, Tensor]]:
     """Write a vocabulary head down, from ``states`` [1, T, D] to ``out`` [1, T, V]."""
     graph = Graph(bits=bits)
@@ -166,21 +214,19 @@ def _normed(graph: Graph, name: str, added: str, residual: str, norm: Any) -> tu
 
 def _attention(graph: Graph, index: int, attention: Any, normed: str) -> str:
     """Attend, and give the output of the unit."""
-    parts = (attention.q_proj, attention.k_proj, attention.v_proj)
     (past_keys, keys), (past_values, values) = cache_names(index)
     heads, kept = _heads(attention)
-    if hasattr(attention, "q_norm"):
-        asked = [
-            graph.product(f"{index}.{name}", normed, [part])
-            for name, part in zip(("queries", "new_keys", "new_values"), parts, strict=True)
-        ]
-        for place, norm in enumerate((attention.q_norm, attention.k_norm)):
-            asked[place] = _heads_normed(graph, asked[place], norm, width=attention.head_dim)
-    else:
-        asked = [graph.product(f"{index}.asked", normed, parts), "", ""]
     seen = graph.node(
         "GroupQueryAttention",
-        [*asked, past_keys, past_values, LAST, TOTAL, COSINE, SINE],
+        [
+            *_asked(graph, index, attention, normed),
+            past_keys,
+            past_values,
+            LAST,
+            TOTAL,
+            COSINE,
+            SINE,
+        ],
         *(f"{index}.seen", keys, values),
         num_heads=heads,
         kv_num_heads=kept,
@@ -188,6 +234,20 @@ def _attention(graph: Graph, index: int, attention: Any, normed: str) -> str:
         do_rotary=1,
     )
     return graph.product(f"{index}.attended", seen, [attention.o_proj])
+
+
+def _asked(graph: Graph, index: int, attention: Any, normed: str) -> list[str]:
+    """Give queries, keys and values; all three as the first where no head is normed for itself."""
+    parts = (attention.q_proj, attention.k_proj, attention.v_proj)
+    if not hasattr(attention, "q_norm"):
+        return [graph.product(f"{index}.asked", normed, parts), "", ""]
+    asked = [
+        graph.product(f"{index}.{name}", normed, [part])
+        for name, part in zip(("queries", "new_keys", "new_values"), parts, strict=True)
+    ]
+    for place, norm in enumerate((attention.q_norm, attention.k_norm)):
+        asked[place] = _heads_normed(graph, asked[place], norm, width=attention.head_dim)
+    return asked
 
 
 def _heads(attention: Any) -> tuple[int, int]:
@@ -220,14 +280,16 @@ def _float(name: str, *shape: int | str) -> onnx.ValueInfoProto:
 
 
 def _inputs(block: Any, numbers: range) -> list[onnx.ValueInfoProto]:
-    width = block.self_attn.head_dim
     counts = [
         helper.make_tensor_value_info(name, onnx.TensorProto.INT32, [1]) for name in (LAST, TOTAL)
     ]
-    tables = [_float(name, "positions", width // 2) for name in (COSINE, SINE)]
     states = _float(STATES, 1, "tokens", block.self_attn.q_proj.in_features)
     past = [name for index in numbers for name, _ in cache_names(index)]
-    return [states, *counts, *tables, *_caches(block, past)]
+    return [states, *counts, *_tables(block), *_caches(block, past)]
+
+
+def _tables(block: Any) -> list[onnx.ValueInfoProto]:
+    return [_float(name, "positions", block.self_attn.head_dim // 2) for name in (COSINE, SINE)]
 
 
 def _outputs(block: Any, numbers: range) -> list[onnx.ValueInfoProto]:

@@ -7,10 +7,12 @@ Not here: what is in a session (offramp.blocks.engines.onnx_graph).
 
 Sessions hold the weights once more, in the order that the products want, so no block is in two of
 them: where a span begins or ends within a session, that session is given up and its blocks are made
-anew in two. They live as long as the model does, and are shared by all engines of it.
+anew in two. Only where several texts have been run together are there sessions of half a block
+beside them. They live as long as the model does, and are shared by all engines of it.
 """
 
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
@@ -21,13 +23,17 @@ import torch
 from torch import Tensor, nn
 
 from offramp.blocks.anatomy import Anatomy
-from offramp.blocks.engines.onnx_graph import blocks_graph, head_graph
+from offramp.blocks.engines.onnx_graph import OUT, blocks_graph, halves_graphs, head_graph
 
 OPTIONS = {"session.intra_op.allow_spinning": "0", "session.use_env_allocators": "1"}
 """Threads sleep while they wait: on cores that others use too, busy waiting doubled a step's time.
 All sessions share an arena: with one each, whose size is that of its longest prompt, early exit on
 four prompts of 200 tokens held 296 MB more, now 20 (docs/lab-log.md, 2026-11-22)."""
 
+
+HALVES_THREADS = 8
+"""Most threads of a session of half a block: each session has its own, and there are 60 of them for
+30 blocks. A few tokens' products wait for memory, which more threads would not bring sooner."""
 
 HEAD_BITS = {None: None, 8: 8, 4: None}
 """Bits of the head by those of the blocks: a head of 4 bits errs most, one of 8 rounds states."""
@@ -55,6 +61,7 @@ class Sessions:
     stamp: object
     _cuts: set[int] = field(default_factory=set)
     _built: dict[tuple[int, int], Segment] = field(default_factory=dict)
+    _halves: dict[int, tuple[Any, Any]] = field(default_factory=dict)
     _head: Any = None
 
     def between(self, anatomy: Anatomy, start: int, stop: int) -> list[Segment]:
@@ -68,6 +75,14 @@ class Sessions:
             }
         marks = sorted(cut for cut in self._cuts if start <= cut <= stop)
         return [self._segment(anatomy, *ends) for ends in pairwise(marks)]
+
+    def halves(self, anatomy: Anatomy, index: int) -> tuple[Any, Any]:
+        """Give the sessions of a block before and after its attention."""
+        if index not in self._halves:
+            graphs = halves_graphs(anatomy.blocks[index], bits=self.bits)
+            first, last = (_session(*graph, threads=HALVES_THREADS) for graph in graphs)
+            self._halves[index] = first, last
+        return self._halves[index]
 
     def head(self, anatomy: Anatomy) -> Any:
         """Give the session of the vocabulary head."""
@@ -100,6 +115,22 @@ def sessions_of(anatomy: Anatomy, *, bits: int | None) -> Sessions:
     return found
 
 
+def called(session: Any, given: Mapping[str, Tensor], out: Tensor) -> Tensor:
+    """Run a session that writes ``out``.
+
+    Args:
+        session: To run.
+        given: Its inputs by name, contiguous.
+        out: Is filled.
+    """
+    call = session.io_binding()
+    for name, tensor in given.items():
+        call.bind_ortvalue_input(name, as_value(tensor))
+    call.bind_ortvalue_output(OUT, as_value(out))
+    session.run_with_iobinding(call)
+    return out
+
+
 def as_value(tensor: Tensor) -> Any:
     """Lend a tensor's memory to ONNX Runtime; keep the tensor while the value is in use."""
     return onnxruntime.OrtValue.ortvalue_from_numpy(tensor.detach().numpy())
@@ -120,11 +151,18 @@ def _share_arena() -> None:
     onnxruntime.create_and_register_allocator(place, None)
 
 
-def _session(file: bytes, weights: dict[str, Tensor]) -> Any:
-    """Make a session; it copies the weights."""
+def _session(file: bytes, weights: dict[str, Tensor], *, threads: int | None = None) -> Any:
+    """Make a session; it copies the weights.
+
+    Args:
+        file: The graph.
+        weights: Beside it.
+        threads: Not more than so many; None is as many as PyTorch has.
+    """
     _share_arena()
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    count = torch.get_num_threads()
+    options.intra_op_num_threads = count if threads is None else min(count, threads)
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     for name, value in OPTIONS.items():

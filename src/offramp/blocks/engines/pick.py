@@ -4,14 +4,11 @@ from offramp.blocks.anatomy import Anatomy
 from offramp.blocks.engines.engine import Engine
 from offramp.blocks.engines.family import FamilyEngine
 from offramp.blocks.engines.plain import PlainEngine, fits
-from offramp.blocks.products import is_helped
+from offramp.blocks.products import copies_fit, is_helped, matrices_of
 from offramp.errors import ConfigError
 
 ONNX = ("onnxruntime", "onnxruntime-int8", "onnxruntime-int4")
 """Engines of the extra ``onnx``: weights of 32, 8 and 4 bits."""
-
-PACKED_BYTES = 2 * 2**30
-"""Blocks' matrices of at most so many bytes are packed without being asked: 500 M parameters."""
 
 
 def engine_for(anatomy: Anatomy, name: str = "auto") -> Engine:
@@ -46,9 +43,8 @@ def engine_for_many(anatomy: Anatomy) -> Engine:
     Args:
         anatomy: The model's parts.
     """
-    matrices = [each for block in anatomy.blocks for each in block.parameters() if each.dim() == 2]
-    size = sum(each.numel() * each.element_size() for each in matrices)
-    packed = fits(anatomy) and size <= PACKED_BYTES and all(map(is_helped, matrices))
+    matrices = matrices_of(anatomy.blocks)
+    packed = fits(anatomy) and copies_fit(matrices) and all(map(is_helped, matrices))
     return engine_for(anatomy, "packed" if packed else "auto")
 
 
