@@ -124,6 +124,28 @@ def test_every_decoding_writes_what_generate_writes_in_a_batch(decoding):
     assert [tokens for tokens, _ in written(jobs)] == [generated(job) for job in jobs]
 
 
+def test_texts_of_onnx_runtime_are_those_of_generate():
+    model = attach_exits(tiny.model_of("llama", head_dim=16), (1, 2), "lens")
+    jobs = [
+        Job(prompt=prompt(n, n), max_new_tokens=9, decoding=decoding)
+        for n, decoding in ((3, None), (17, None), (9, Contrast(lower=1)), (6, None))
+    ]
+    alone = [
+        model.generate(
+            torch.tensor([job.prompt]),
+            decoding=job.decoding,
+            max_new_tokens=9,
+            do_sample=False,
+            eos_token_id=tiny.VOCAB,
+        )[0, len(job.prompt) :].tolist()
+        for job in jobs
+    ]
+
+    found = asyncio.run(together(Batching(model, room=SMALL, engine="onnxruntime"), jobs))
+
+    assert [tokens for tokens, _ in found] == alone
+
+
 def test_families_without_an_own_engine_are_batched_too():
     jobs = [Job(prompt=prompt(n, n), max_new_tokens=6) for n in (3, 17, 9)]
 

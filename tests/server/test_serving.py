@@ -271,6 +271,24 @@ def test_a_port_that_is_taken_is_one_line(capsys):
     )
 
 
+def test_the_engine_is_chosen_and_one_that_does_not_fit_is_one_line(folder, tmp_path, capsys):
+    with served("--model", folder, "--engine", "family", "--cache-tokens", "64") as (_, url):
+        body = {"model": folder.name, "prompt": "x" * 48, "max_tokens": 4}
+        refused = httpx.post(f"{url}/v1/completions", json=body)
+        body["prompt"] = "x" * 8
+        answer = httpx.post(f"{url}/v1/completions", json=body)
+
+    assert answer.json()["usage"]["completion_tokens"] == 4
+    assert refused.status_code == 400
+    assert "48" in refused.json()["error"]["message"]
+
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "--port", "0", "--model", str(folder), "--engine", "warp"])
+
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("error: no engine 'warp'; use auto, plain, packed")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

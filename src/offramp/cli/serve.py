@@ -94,6 +94,25 @@ Queue = Annotated[
         rich_help_panel=LIMITS,
     ),
 ]
+CacheTokens = Annotated[
+    int,
+    typer.Option(
+        min=4,
+        metavar="N",
+        help="Tokens that all texts being written may have together, prompts included; their "
+        "keys and values stay in memory.",
+        rich_help_panel=LIMITS,
+    ),
+]
+Engine = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="What runs the blocks of a decoder: plain, packed, family, onnxruntime, "
+        "onnxruntime-int8, onnxruntime-int4; auto is packed where it fits.",
+        rich_help_panel=options.EXITS,
+    ),
+]
 LongestText = Annotated[
     int,
     typer.Option(min=1, metavar="N", help="Longest text, in tokens.", rich_help_panel=LIMITS),
@@ -158,8 +177,10 @@ class Serving:
     api_key: str | None
     allowed_hosts: Sequence[str]
     allowed_origins: Sequence[str]
+    engine: str
     slots: int
     queue: int
+    cache_tokens: int
     max_new_tokens: int
     max_prompt_tokens: int | None
     max_body_bytes: int
@@ -197,8 +218,10 @@ def serve(  # noqa: PLR0913 - one parameter for each option
     api_key: ApiKey = None,
     allowed_host: AllowedHosts = None,
     allow_origin: AllowedOrigins = None,
+    engine: Engine = "auto",
     slots: Slots = 16,
     queue: Queue = 64,
+    cache_tokens: CacheTokens = 32_768,
     max_new_tokens: LongestText = 2048,
     max_prompt_tokens: LongestPrompt = None,
     max_body_bytes: LongestBody = 1 << 20,
@@ -223,8 +246,10 @@ def serve(  # noqa: PLR0913 - one parameter for each option
         api_key=api_key,
         allowed_hosts=allowed_host or (),
         allowed_origins=allow_origin or (),
+        engine=engine,
         slots=slots,
         queue=queue,
+        cache_tokens=cache_tokens,
         max_new_tokens=max_new_tokens,
         max_prompt_tokens=max_prompt_tokens,
         max_body_bytes=max_body_bytes,

@@ -85,8 +85,8 @@ def _host(name: str | None, settings: Serving) -> Host:
             f"--model {name} reads a source and writes token by token, which is not served; name a "
             "decoder or an ELMER model"
         )
-    room = Room(slots=settings.slots, waiting=settings.queue)
-    writers = Batching(loaded.model, room=room)
+    room = Room(slots=settings.slots, waiting=settings.queue, tokens=settings.cache_tokens)
+    writers = Batching(loaded.model, room=room, engine=settings.engine)
     return CausalHost(
         _called(loaded.name), loaded.model, tokenizer=loaded.tokenizer, writers=writers
     )
