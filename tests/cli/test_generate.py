@@ -96,6 +96,19 @@ def test_speculation_writes_the_same_text_under_the_same_name(generate, target, 
     assert 0 <= drafted.results[0]["acceptance_rate"] <= 1
 
 
+@pytest.mark.parametrize("runtime", ["auto", "packed", "family"])
+@pytest.mark.parametrize(
+    "way", ["", "--contrast original:2", "--speculate 2", "--early-exit fixed:2"]
+)
+def test_what_runs_the_blocks_changes_no_text(generate, way, runtime):
+    plain = generate("a ferry", "--no-chat", "--json", *way.split())
+
+    other = generate("a ferry", "--no-chat", "--json", *way.split(), "--runtime", runtime)
+
+    assert told(other) == told(plain)
+    assert other.results[0]["decoding"] == plain.results[0]["decoding"]
+
+
 def test_the_mean_exit_of_a_text_is_told(generate):
     (whole,) = generate("a", "--no-chat", "--json").results
     (early,) = generate("a", "--no-chat", "--json", "--early-exit", "fixed:2").results

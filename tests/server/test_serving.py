@@ -271,8 +271,8 @@ def test_a_port_that_is_taken_is_one_line(capsys):
     )
 
 
-def test_the_engine_is_chosen_and_one_that_does_not_fit_is_one_line(folder, tmp_path, capsys):
-    with served("--model", folder, "--engine", "family", "--cache-tokens", "64") as (_, url):
+def test_the_runtime_is_chosen_and_one_that_does_not_fit_is_one_line(folder, tmp_path, capsys):
+    with served("--model", folder, "--runtime", "family", "--cache-tokens", "64") as (_, url):
         body = {"model": folder.name, "prompt": "x" * 48, "max_tokens": 4}
         refused = httpx.post(f"{url}/v1/completions", json=body)
         body["prompt"] = "x" * 8
@@ -283,7 +283,7 @@ def test_the_engine_is_chosen_and_one_that_does_not_fit_is_one_line(folder, tmp_
     assert "48" in refused.json()["error"]["message"]
 
     with pytest.raises(SystemExit) as ended:
-        main(["serve", "--port", "0", "--model", str(folder), "--engine", "warp"])
+        main(["serve", "--port", "0", "--model", str(folder), "--runtime", "warp"])
 
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith("error: no engine 'warp'; use auto, plain, packed")

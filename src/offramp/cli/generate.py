@@ -39,6 +39,7 @@ def generate(  # noqa: PLR0913 - one parameter for each option
     speculate: options.Speculate = None,
     draft_length: options.DraftLength = None,
     lookup: options.Lookup = None,
+    runtime: options.Runtime = None,
     min_exit: seq2seq_options.MinExit = None,
     canvas_length: seq2seq_options.CanvasLength = None,
     lengths: seq2seq_options.Lengths = None,
@@ -96,6 +97,7 @@ def generate(  # noqa: PLR0913 - one parameter for each option
         speculate=speculate,
         draft_length=draft_length,
         lookup=lookup,
+        runtime=runtime,
         one_pass=OnePassChoice(
             min_exit=min_exit,
             canvas_length=canvas_length,

@@ -172,6 +172,16 @@ Lookup = Annotated[
         rich_help_panel=SPEED,
     ),
 ]
+RUNTIMES = "auto, plain, packed, family, onnxruntime, onnxruntime-int8, onnxruntime-int4"
+Runtime = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help=f"What runs the blocks: {RUNTIMES}. Without it transformers' own generate, or auto "
+        "with --early-exit and --speculate.",
+        rich_help_panel=SPEED,
+    ),
+]
 MaxNewTokens = Annotated[
     int, typer.Option(min=1, metavar="N", help="Longest text.", rich_help_panel=TEXT)
 ]

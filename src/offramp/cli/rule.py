@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from offramp.cli.settings import ExitChoice, Settings
 from offramp.config import ORIGINAL, parse_exit
-from offramp.decoding import Contrast, DoLa, EarlyExit, FixedExit, SelfSpeculation
+from offramp.decoding import Autoregressive, Contrast, DoLa, EarlyExit, FixedExit, SelfSpeculation
 from offramp.decoding.protocol import DecodingLoop, DecodingRule
 from offramp.decoding.rule_text import early_exit_fields
 from offramp.errors import ConfigError
@@ -49,6 +49,8 @@ def read_decoding(settings: Settings) -> tuple[DecodingRule | DecodingLoop | Non
         return loop, f"early exit {settings.early_exit}{suffix} of {name}"
     if settings.speculate is not None:
         return _speculation(settings, rule), name  # the same text, so the same name
+    if settings.runtime is not None:
+        return Autoregressive(target=rule, engine=settings.runtime), name
     return rule, name
 
 
@@ -61,7 +63,7 @@ def _early_exit(settings: Settings, rule: DecodingRule | None) -> EarlyExit:
                 f"--contrast original:{rule.lower}"
             )
         options["lower"] = rule.lower
-    return EarlyExit(**options, cache=settings.cache or "defer")
+    return EarlyExit(**options, cache=settings.cache or "defer", engine=settings.runtime or "auto")
 
 
 def _speculation(settings: Settings, rule: DecodingRule | None) -> SelfSpeculation:
@@ -74,6 +76,7 @@ def _speculation(settings: Settings, rule: DecodingRule | None) -> SelfSpeculati
         draft_length=settings.draft_length or "auto",
         lookup=settings.lookup or 0,
         target=rule,
+        engine=settings.runtime or "auto",
     )
 
 

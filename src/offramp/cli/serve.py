@@ -104,12 +104,11 @@ CacheTokens = Annotated[
         rich_help_panel=LIMITS,
     ),
 ]
-Engine = Annotated[
+Runtime = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="What runs the blocks of a decoder: plain, packed, family, onnxruntime, "
-        "onnxruntime-int8, onnxruntime-int4; auto is packed where it fits.",
+        help=f"What runs the blocks of decoders: {options.RUNTIMES}. auto is packed where it fits.",
         rich_help_panel=options.EXITS,
     ),
 ]
@@ -177,7 +176,7 @@ class Serving:
     api_key: str | None
     allowed_hosts: Sequence[str]
     allowed_origins: Sequence[str]
-    engine: str
+    runtime: str
     slots: int
     queue: int
     cache_tokens: int
@@ -218,7 +217,7 @@ def serve(  # noqa: PLR0913 - one parameter for each option
     api_key: ApiKey = None,
     allowed_host: AllowedHosts = None,
     allow_origin: AllowedOrigins = None,
-    engine: Engine = "auto",
+    runtime: Runtime = "auto",
     slots: Slots = 16,
     queue: Queue = 64,
     cache_tokens: CacheTokens = 32_768,
@@ -246,7 +245,7 @@ def serve(  # noqa: PLR0913 - one parameter for each option
         api_key=api_key,
         allowed_hosts=allowed_host or (),
         allowed_origins=allow_origin or (),
-        engine=engine,
+        runtime=runtime,
         slots=slots,
         queue=queue,
         cache_tokens=cache_tokens,

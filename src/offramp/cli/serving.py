@@ -86,7 +86,7 @@ def _host(name: str | None, settings: Serving) -> Host:
             "decoder or an ELMER model"
         )
     room = Room(slots=settings.slots, waiting=settings.queue, tokens=settings.cache_tokens)
-    writers = Batching(loaded.model, room=room, engine=settings.engine)
+    writers = Batching(loaded.model, room=room, engine=settings.runtime)
     return CausalHost(
         _called(loaded.name), loaded.model, tokenizer=loaded.tokenizer, writers=writers
     )

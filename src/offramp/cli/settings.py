@@ -64,6 +64,7 @@ class Settings(ExitChoice):
     speculate: str | None = None
     draft_length: int | None = None
     lookup: int | None = None
+    runtime: str | None = None
     one_pass: OnePassChoice = field(default_factory=OnePassChoice)
 
     def __post_init__(self) -> None:
