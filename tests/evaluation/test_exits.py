@@ -208,7 +208,7 @@ def test_every_family_is_measured_as_its_own_logits_say(family):
     kept = torch.cat(
         [loss[labels[1:] != -100] for loss, (_, labels) in zip(losses, rows, strict=True)]
     )
-    assert found.cross_entropy == pytest.approx(kept.mean().item(), abs=1e-9)
+    assert found.cross_entropy == pytest.approx(kept.mean().item(), abs=1e-6)  # norms in float32
 
 
 RULES = {
