@@ -1,4 +1,5 @@
-"""The published implementations' own numbers: logits within 1e-4, ids identical."""
+"""The published implementations' own numbers: logits within 1e-4, DoLa's scores, which reach 200,
+within 1e-3; ids identical."""
 
 import json
 from pathlib import Path
