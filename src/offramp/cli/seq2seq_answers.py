@@ -161,8 +161,9 @@ def _source(prompt: Prompt) -> str:
 
 def _refuse_others(settings: Settings) -> None:
     """Refuse what would be ignored."""
-    others = ("exits_from", "contrast", "exit", "dola", "cache", "speculate", "runtime", "chat")
-    given = {name: getattr(settings, name) for name in (*others, "system")}
+    rules = ("contrast", "exit", "dola")
+    others = ("exits_from", *rules, "cache", "speculate", "runtime", "chat", "system")
+    given = {name: getattr(settings, name) for name in others}
     sampling = {name: value for name, value in settings.sampling.items() if name not in KNOWN}
     refuse(
         {**given, **sampling}, "means nothing to an ELMER model, which writes at once; leave it out"
