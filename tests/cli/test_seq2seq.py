@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from offramp.cli.seq2seq_loading import find_source
 from offramp.evaluation.seq2seq import Writer, WriteSettings
@@ -246,3 +247,12 @@ def test_files_that_cannot_be_are_refused(evaluate, refused, bart, pairs, tmp_pa
 )
 def test_a_text_takes_one_model_and_no_option_of_pairs(offramp, refused, options, said):
     refused(offramp("evaluate", *options.split()), said)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "loaded"), [("auto", torch.float32), ("bfloat16", torch.bfloat16)]
+)
+def test_a_shipped_model_runs_in_float32_unless_told_otherwise(dtype, loaded):
+    writer = find_source("elmer-g2p").load(WriteSettings(), dtype=dtype, device="cpu")
+
+    assert {each.dtype for each in writer.model.parameters()} == {loaded}

@@ -30,10 +30,13 @@ class Source:
     Attributes:
         name: What the user named.
         one_pass: Whether it is an ELMER model, ours or a published one.
+        auto: What the dtype ``"auto"`` means; that of the file, but float32 for models that are
+            shipped: their files are rounded to be small, and not every processor is fast with that.
     """
 
     name: str
     one_pass: bool
+    auto: str = "auto"
 
     def load(self, settings: WriteSettings, *, dtype: str, device: str) -> Writer:
         """Load the model and its tokenizer.
@@ -48,6 +51,7 @@ class Source:
             CheckpointError: The model or its tokenizer cannot be loaded.
         """
         place = device_of(device)
+        dtype = self.auto if dtype == "auto" else dtype
         model = self._elmer(dtype) if self.one_pass else load_base(self.name, {"dtype": dtype})
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.name)
@@ -99,7 +103,8 @@ def find_source(name: str) -> Source:
             f"--model {name} is a decoder only ({config.model_type}), which reads no "
             "source; give --pairs an encoder-decoder such as ELMER, BART or T5"
         )
-    return Source(name=place, one_pass=_is_elmer(place, config))
+    auto = "auto" if place == name else "float32"
+    return Source(name=place, one_pass=_is_elmer(place, config), auto=auto)
 
 
 def _place_of(name: str) -> str:
