@@ -24,6 +24,7 @@ from offramp.training.sources import open_source
 TASKS: dict[str, dict[str, Any]] = {
     "g2p": {
         "metrics": ("errors",),
+        "kept": ("row_error_rate", "token_error_rate"),
         "metric": "-row_error_rate",
         "max_source": 32,
         "max_target": 32,
@@ -37,6 +38,7 @@ TASKS: dict[str, dict[str, Any]] = {
     },
     "rewrite": {
         "metrics": ("bleu",),
+        "kept": ("bleu",),
         "metric": "bleu",
         "max_source": 128,
         "max_target": 128,
@@ -50,6 +52,7 @@ TASKS: dict[str, dict[str, Any]] = {
     },
     "synopsis": {
         "metrics": ("rouge",),
+        "kept": ("rouge1", "rouge2", "rougeL"),
         "metric": "rougeL",
         "max_source": 200,
         "max_target": 48,
@@ -97,7 +100,7 @@ def config_of(asked: argparse.Namespace, tokenizer: Any) -> Any:
         **shape,
         mask_token_id=tokenizer.mask_token_id,
         output_head=asked.kind,
-        canvas_ratio=asked.canvas_ratio or task["ratio"],
+        canvas_ratio=task["ratio"],
         canvas_extra=task["extra"],
         glancing=asked.glancing,
         exit_loss=asked.exit_loss,
@@ -133,7 +136,6 @@ def main() -> None:
     parser.add_argument("--ffn", type=int, default=512)
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--init-std", type=float, default=0.05)
-    parser.add_argument("--canvas-ratio", type=float)
     parser.add_argument("--glancing", type=float, default=0.0)
     parser.add_argument("--exit-loss", choices=("last", "all"), default="last")
     parser.add_argument("--soft-exit", action="store_true")
@@ -179,7 +181,12 @@ def main() -> None:
     )
     trainer.model.save_pretrained(asked.out / "best")
     tokenizer.save_pretrained(asked.out / "best")
-    history = [each for each in trainer.state.log_history if "eval_loss" not in each]
+    kept = ("eval_loss", *(f"eval_{name}" for name in task["kept"]))
+    history = [
+        {name: each[name] for name in (*kept, "step")}
+        for each in trainer.state.log_history
+        if "eval_loss" in each
+    ]
     result = {
         "asked": {name: str(value) for name, value in vars(asked).items()},
         "parameters": sum(each.numel() for each in model.parameters()),
@@ -187,7 +194,7 @@ def main() -> None:
         "steps": trainer.state.global_step,
         "seconds": round(time.time() - started, 1),
         "threads": asked.threads,
-        "history": [each for each in history if any(name.startswith("eval") for name in each)],
+        "history": history,
     }
     (asked.out / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({name: result[name] for name in ("parameters", "best", "steps", "seconds")}))
