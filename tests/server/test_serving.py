@@ -271,7 +271,7 @@ def test_a_port_that_is_taken_is_one_line(capsys):
     )
 
 
-def test_the_runtime_is_chosen_and_one_that_does_not_fit_is_one_line(folder, tmp_path, capsys):
+def test_the_runtime_is_chosen_and_one_that_does_not_fit_is_one_line(folder, capsys):
     with served("--model", folder, "--runtime", "family", "--cache-tokens", "64") as (_, url):
         body = {"model": folder.name, "prompt": "x" * 48, "max_tokens": 4}
         refused = httpx.post(f"{url}/v1/completions", json=body)
