@@ -19,12 +19,14 @@ from speed_rivals import Skipped, assisted, economize, genai, looked_up, twin
 
 from offramp import Autoregressive, Contrast, EarlyExit, SelfSpeculation
 from offramp.blocks.engines import engine_for
+from offramp.decoding.judge import BY_SCORES
 from offramp.errors import OfframpError
 from offramp.models.embedded import default_token_counts
 
 PROMPTS = Path(__file__).parent / "speed_prompts.json"
 KINDS = ("chat", "prose", "code", "summary")
 LOWER = 12
+ASKED = (16, 22, 28)
 DRAFT_VOCABULARY = 8192
 PLAIN, OURS, ACD = "generate", "ours", "ours+acd"
 
@@ -204,7 +206,10 @@ def by_exit(engine: str, *, target: Any = None) -> dict[str, Any]:
 
 
 def early(engine: str) -> dict[str, Any]:
-    """Leave early by every rule, from careful to bold; all of these are measured."""
+    """Leave early by every rule, from careful to bold; all of these are measured.
+
+    A head costs as much as eight blocks, so rules that read scores ask at three exits only.
+    """
     thresholds: dict[Any, tuple[float, ...]] = {
         "gate": (0.95, 0.9, 0.8, 0.6),
         "top_probability": (0.95, 0.9, 0.7, 0.5),
@@ -214,10 +219,15 @@ def early(engine: str) -> dict[str, Any]:
     }
     found: dict[str, Any] = {"gate as stored": EarlyExit(engine=engine)}
     for rule, some in thresholds.items():
+        exits = ASKED if rule in BY_SCORES else None
         for value in some:
-            found[f"{rule} {value}"] = EarlyExit(rule=rule, threshold=value, engine=engine)
-    for count in (5, 4, 3, 2):
-        found[f"patience {count}"] = EarlyExit(rule="patience", threshold=count, engine=engine)
+            found[f"{rule} {value}"] = EarlyExit(
+                rule=rule, threshold=value, exits=exits, engine=engine
+            )
+    for count in (3, 2):
+        found[f"patience {count}"] = EarlyExit(
+            rule="patience", threshold=count, exits=ASKED, engine=engine
+        )
     return found
 
 

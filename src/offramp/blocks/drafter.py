@@ -14,6 +14,8 @@ import torch.nn.functional as F  # noqa: N812 - the name that everyone uses
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from offramp.blocks.products import product
+
 
 class Drafter(nn.Module):
     """One gated unit over a joined state and embedding.
@@ -56,7 +58,8 @@ class Drafter(nn.Module):
             embedded: Embedding of the token that it chose there.
         """
         joined = torch.cat((self.state_norm(finished), self.token_norm(embedded)), dim=-1)
-        state = self.join(joined)
+        state = product(joined, self.join.weight)
         normed = self.unit_norm(state)
-        state = state + self.down(F.silu(self.gate(normed)) * self.up(normed))
+        unit = F.silu(product(normed, self.gate.weight)) * product(normed, self.up.weight)
+        state = state + product(unit, self.down.weight)
         return self.last_norm(state)  # type: ignore[no-any-return]

@@ -6,7 +6,7 @@ Law: what ``torch.nn.functional.linear`` gives, up to the order of sums; where g
 
 PyTorch asks MKL, which is fast with up to 3 lines and with 16 or more, not between. oneDNN is, most
 of all with a copy of the matrix laid out for it. Blocks of the default model, ms, two threads and
-one (docs/lab-log.md, 2026-11-22, "a few lines at a time"):
+one of an Intel Xeon (docs/lab-log.md, 2026-11-22, "a few lines at a time"):
 
     lines                1    3    4    6    8   12   16   24   32
     MKL, 2 threads      23   25   40   43   52   55   57   66   75
@@ -16,12 +16,32 @@ one (docs/lab-log.md, 2026-11-22, "a few lines at a time"):
     oneDNN              49   71   72   75   81   88   99  111  135
     oneDNN, packed      44   54   54   57   63   69   77   93  108
 
+On processors that are not Intel's MKL is slow with few lines: it reads one line's matrix with one
+thread, and two lines cost it two. Given the matrix on the left, as the first factor, it is not; cut
+into as many matrices as there are threads, which one call multiplies, it uses them all. The same on
+an AMD EPYC without AVX-512 (2026-11-23, "why is PyTorch slow on AMD?"; benchmarks/products.py):
+
+    lines                1    2    3    4    5    6    8   12   16   24   32
+    MKL, 2 threads      39   67   81   70   75   79   73   84   88  103  126
+    matrix on the left  36   35   49   40   49   66   64   78   63   90   95
+    the same, cut       27
+    oneDNN              39   57   56   67   57   65   69   67   78   89  102
+    oneDNN, packed      29   33   36   39   40   48   44   48   56   67   82
+    MKL, 1 thread       43   69   88   77   85   83   84   92  124  132  149
+    matrix on the left  42   60   77   65   83   98   95  131  120  151  165
+    oneDNN              49   91   93   89   90  102  103  101  130  136  167
+    oneDNN, packed      46   55   55   65   67   67   75   77  106  121  140
+
 oneDNN keeps 0.6 MB of code and room for every number of lines and shape of a matrix, up to 1,024 of
 them in a process. So beyond 16 lines, where a line more costs least, lines of zeros are added up to
 the next multiple of 4: 21 numbers instead of 44.
 """
 
+import math
+import platform
 from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that everyone uses
@@ -33,6 +53,12 @@ FEWEST, FULL = 6, 16
 
 PACKED_FEWEST, PACKED_FULL = 4, 48
 """The same where it has a copy of the matrix."""
+
+LEFT = (1, 2, 4, 16)
+"""Lines for which MKL is fastest with the matrix on the left where the processor is not Intel's."""
+
+LEFT_ALONE = 4
+"""The most of them with one thread."""
 
 PACKED_BYTES = 2 * 2**30
 """Blocks' matrices of at most so many bytes are copied without being asked: 500 M parameters."""
@@ -55,16 +81,16 @@ class Matrix:
     def __init__(self, plain: Tensor, bias: Tensor | None = None, *, packed: bool = False) -> None:
         self.plain, self.bias = plain, bias
         self._few = plain
-        self._lines = range(FEWEST, FULL) if is_helped(plain) else range(0)
+        self._lines = range(FEWEST, FULL) if is_helped(plain) and is_intel() else range(0)
         if packed and is_helped(plain):
             self._few = torch.ops.mkldnn._reorder_linear_weight(plain.detach(), FULL // 2)
-            self._lines = range(PACKED_FEWEST, PACKED_FULL)
+            self._lines = range(PACKED_FEWEST if is_intel() else 2, PACKED_FULL)
 
     def __call__(self, lines: Float[Tensor, "lines width"]) -> Float[Tensor, "lines out"]:
         """Multiply."""
         if self._has_few(lines):
             return self._by_onednn(lines)
-        return F.linear(lines, self.plain, self.bias)
+        return product(lines, self.plain, self.bias)
 
     def added(
         self, states: Float[Tensor, "lines out"], lines: Float[Tensor, "lines width"]
@@ -72,6 +98,8 @@ class Matrix:
         """Multiply and add; without the bias."""
         if self._has_few(lines):
             return self._by_onednn(lines).add_(states)
+        if _goes_left(lines, self.plain):
+            return _from_the_left(lines, self.plain).add_(states)
         return torch.addmm(states, lines, self.plain.t())
 
     def _has_few(self, lines: Tensor) -> bool:
@@ -86,6 +114,62 @@ class Matrix:
             lines, self._few, self.bias, "none", [], ""
         )
         return found[:count] if more else found
+
+
+def product(
+    lines: Float[Tensor, "*lines width"],
+    matrix: Float[Tensor, "out width"],
+    bias: Float[Tensor, " out"] | None = None,
+) -> Float[Tensor, "*lines out"]:
+    """Multiply lines by a matrix that has no copy.
+
+    Example:
+        >>> product(torch.ones(1, 2), torch.tensor([[1.0, 0.0], [0.0, 2.0]])).tolist()
+        [[1.0, 2.0]]
+    """
+    if _goes_left(lines, matrix):
+        found = _from_the_left(lines, matrix)
+        return found if bias is None else found.add_(bias)
+    count = len(lines)
+    if FEWEST <= count < FULL and is_intel() and _is_simple(lines, matrix):
+        return F.linear(F.pad(lines, (0, 0, 0, FULL - count)), matrix, bias)[:count]
+    return F.linear(lines, matrix, bias)
+
+
+def _goes_left(lines: Tensor, matrix: Tensor) -> bool:
+    most = LEFT[-1] if torch.get_num_threads() > 1 else LEFT_ALONE
+    return not is_intel() and 0 < len(lines) <= most and _is_simple(lines, matrix)
+
+
+def _is_simple(lines: Tensor, matrix: Tensor) -> bool:
+    return (
+        lines.dim() == 2
+        and not torch.is_grad_enabled()
+        and matrix.is_contiguous()
+        and is_helped(matrix)
+    )
+
+
+def _from_the_left(lines: Tensor, matrix: Tensor) -> Tensor:
+    count = len(lines)
+    if count == 1:
+        parts = math.gcd(torch.get_num_threads(), len(matrix))
+        cut = matrix.view(parts, -1, matrix.shape[1])
+        return torch.bmm(cut, lines.t().expand(parts, -1, -1)).view(1, -1)
+    full = next(each for each in LEFT if count <= each)
+    if full > count:
+        lines = F.pad(lines, (0, 0, 0, full - count))
+    return torch.mm(matrix, lines.t()).t()[:count].contiguous()
+
+
+@cache
+def is_intel() -> bool:
+    """Tell whether MKL runs on a processor that it was made for."""
+    try:
+        told = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        told = platform.processor()
+    return "GenuineIntel" in told
 
 
 def matrices_of(blocks: Iterable[nn.Module]) -> list[Tensor]:
@@ -108,15 +192,3 @@ def is_helped(matrix: Tensor) -> bool:
         and matrix.dtype == torch.float32
         and matrix.device.type == "cpu"
     )
-
-
-def filled_up(states: Float[Tensor, "lines width"]) -> Float[Tensor, "more width"]:
-    """Add lines of zeros where MKL is faster with them.
-
-    Example:
-        >>> [len(filled_up(torch.ones(lines, 2))) for lines in (5, 6, 16, 17)]
-        [5, 16, 16, 17]
-    """
-    if FEWEST <= len(states) < FULL and is_helped(states):
-        return F.pad(states, (0, 0, 0, FULL - len(states)))
-    return states

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from offramp.blocks.engines import Engine
+from offramp.blocks.products import product
 from offramp.config import ORIGINAL
 from offramp.decoding.protocol import LoopModel, StateView
 from offramp.decoding.request import Text
@@ -163,9 +164,7 @@ class DrafterDrafts:
                 break
             last = torch.tensor(tokens, device=state.device)
             state = self._drafter(state, self._embeddings(last))
-            guesses, shares = best_of(
-                torch.nn.functional.linear(state, self._rows), self._drafter.tokens
-            )
+            guesses, shares = best_of(product(state, self._rows), self._drafter.tokens)
             kept = []
             for number, place in enumerate(live):
                 sure[place] *= shares[number]

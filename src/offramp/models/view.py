@@ -15,7 +15,7 @@ from torch.nn.functional import linear
 from transformers.modeling_utils import slice_logits_to_keep
 
 from offramp.blocks.anatomy import Anatomy
-from offramp.blocks.products import filled_up
+from offramp.blocks.products import product
 from offramp.blocks.projections import Block, Direct, Head, Projection, can_gather, gathered_scores
 from offramp.blocks.watch import Watched
 from offramp.config import ORIGINAL, ExitName
@@ -133,6 +133,11 @@ def _run(head: nn.Module, prepared: Tensor) -> Tensor:
     weight = getattr(head, "weight", None)
     if isinstance(weight, Tensor) and weight.device != torch.device("meta"):
         prepared = prepared.to(weight.device)
-    if prepared.dim() != 2 or not isinstance(head, nn.Linear):
-        return head(prepared)  # type: ignore[no-any-return]
-    return head(filled_up(prepared))[: len(prepared)]  # type: ignore[no-any-return]
+    if type(head) is nn.Linear and not _is_watched(head):
+        return product(prepared, head.weight, head.bias)
+    return head(prepared)  # type: ignore[no-any-return]
+
+
+def _is_watched(head: nn.Module) -> bool:
+    """Tell whether others have hung something on the call of a head."""
+    return bool(head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head))
