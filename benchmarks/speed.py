@@ -168,7 +168,7 @@ def notes(raw: Any, rows: list[list[int]]) -> dict[str, list[Any]]:
         name: [row[: len(own)] for row, own in zip(raw[name].tolist(), rows, strict=True)]
         for name in ("exits", "blocks")
     }
-    return found | {"drafted": raw.drafted.tolist(), "accepted": raw.accepted.tolist()}
+    return found | {name: raw[name].tolist() for name in ("drafted", "accepted", "copied")}
 
 
 def heading(asked: argparse.Namespace) -> dict[str, Any]:

@@ -11,7 +11,7 @@ of one row for each weight, which is what PyTorch can make of it.
 import gc
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -112,6 +112,18 @@ class Steps:
         """Give what the exits say of so many rows."""
         states = {exit: each[:count] for exit, each in self.states.items()}
         return self.model.view_of(self.engine, states)
+
+    def gated(self, exits: Sequence[int]) -> None:
+        """Run all blocks for one row, and ask the gates of some exits on the way."""
+        pieces = [(self.row, 1)]
+        states = self.engine.embed(torch.tensor(self.ids[self.length : self.length + 1]), pieces)
+        at = 0
+        for exit in (*exits, self.model.depth):
+            states = self.engine.run(states, at, exit, pieces)
+            if exit < self.model.depth:
+                self.model.exits[str(exit)].gate.confidence(states).tolist()
+            at = exit
+        self.row.cut(self.length)
 
     def head(self, count: int) -> Any:
         """Score the vocabulary for so many rows, and choose."""

@@ -8,11 +8,10 @@ sparse lower one; blocks are assumed to cost alike, and r rows of some blocks th
 of all. A step's rows are read off the blocks that were run for its first token. A drafted token
 costs the drafter and its head, and a draft whose length is automatic one more, which was given up;
 or the draft exit's blocks for one row and the trimmed head, those blocks then being left out of the
-step. Early exit: each token passes its blocks once, rows filled in later cost what a second row
-adds, and rules that read scores compute a head at every exit on the way. Drafts that were copied
-cost nothing, but runs do not say which: they are counted as the drafter's, so with ``lookup`` the
-prediction is too slow. A call costs the prompt, one pass of so many rows, and what an engine and a
-draft head are made ready for.
+step. Drafts that were copied cost nothing, and their steps draft nothing else. Early exit: each
+token passes its blocks once, rows filled in later cost what a second row adds, every exit on the
+way costs a stop, which is that of a gate, and rules that read scores a head there too. A call costs
+the prompt, one pass of so many rows, and what an engine and a draft head are made ready for.
 """
 
 import statistics
@@ -43,6 +42,8 @@ def parts_of(
         parts["blocks", count] = lambda count=count: steps.blocks(count)
         parts["head", count] = lambda count=count: steps.head(count)
         parts["contrast", count] = lambda count=count: steps.contrast(count)
+    gates = [exit for exit in model.exit_numbers if model.exits[str(exit)].gate is not None]
+    parts["all gates", 0] = lambda: steps.gated(gates)
     fresh = Steps(model, engine, prompt, 1)
     parts["prompt", 0] = lambda: fresh.blocks(len(prompt) - 1)
     parts["call", 0] = lambda: engine_for(model.anatomy, engine)
@@ -62,7 +63,9 @@ def parts_of(
     parts["draft head", 0] = lambda: best_of(
         F.linear(torch.randn(1, weight.shape[1]), weight), None
     )
-    return {name: statistics.median(taken) for name, taken in in_turn(parts, repeats).items()}
+    found = {name: statistics.median(taken) for name, taken in in_turn(parts, repeats).items()}
+    stops = found.pop(("all gates", 0)) - found["blocks", 1]
+    return found | {("stop", 0): max(0.0, stops) / max(1, len(gates))}
 
 
 def at_rows(parts: dict[Any, float], part: str, count: float) -> float:
@@ -116,14 +119,15 @@ class Ledger:
         share = 1 - exit / self.depth
         ms = sum(share * at_rows(parts, "blocks", n) + at_rows(parts, head, n) for n in counts)
         passes, heads, size = self.depth * share * len(counts), float(len(counts)), 0.0
-        guesses = float(note["drafted"])
+        guesses = float(note["drafted"] - note["copied"])
         if exit:
             drafts = sum(counts)
             passes += exit * drafts
             ms += drafts * (1 - share) * parts["blocks", 1] + guesses * parts["draft head", 0]
             size = guesses * DRAFT_VOCABULARY * self.model.config.hidden_size * 4.0
         elif getattr(decoding, "draft_length", None) is not None:
-            guesses += len(counts) if decoding.draft_length == "auto" else 0
+            asked = len(counts) - note["copied"] / max(1, decoding.lookup)
+            guesses += asked if decoding.draft_length == "auto" else 0
             ms += guesses * parts["draft", 0]
             size = guesses * self._drafter_bytes()
         size += passes * self.block + heads * self.head
@@ -143,10 +147,11 @@ class Ledger:
         reads = rule in BY_SCORES or rule == "patience"
         asked = way.decoding.answering(self.model)
         heads = float(len(exits))
+        stops = sum(exit <= last for last in exits for exit in asked)
         if reads:
-            heads += sum(exit <= last for last in exits for exit in asked)
+            heads += stops
         ms = (passes * parts["blocks", 1] + filled * max(0.0, second)) / self.depth
-        ms += heads * parts["head", 1]
+        ms += heads * parts["head", 1] + stops * parts["stop", 0]
         size = passes * self.block + heads * self.head
         return {"passes": passes, "heads": heads, "bytes": size, "ms": ms}
 

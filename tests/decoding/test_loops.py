@@ -169,6 +169,7 @@ def test_a_drafter_that_knows_is_always_right():
 
     assert output.sequences[0, 6:].tolist() == [5] * 13
     assert output.drafted.tolist() == output.accepted.tolist() == [9]
+    assert output.copied.tolist() == [0]
     assert output.blocks[0].count_nonzero() == 4  # the prompt, then three steps of four tokens
 
 
@@ -299,7 +300,7 @@ def test_lookup_copies_what_followed_before():
     )
 
     assert output.sequences[0, 9:].tolist() == [8, 9, 10, 5, 6, 7, 8, 9, 10, 5, 6]
-    assert output.accepted.tolist() == output.drafted.tolist() == [8]
+    assert output.accepted.tolist() == output.drafted.tolist() == output.copied.tolist() == [8]
 
 
 def test_every_block_runs_once_for_a_token_that_was_drafted_right():

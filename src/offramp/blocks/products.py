@@ -54,7 +54,7 @@ FEWEST, FULL = 6, 16
 PACKED_FEWEST, PACKED_FULL = 4, 48
 """The same where it has a copy of the matrix."""
 
-LEFT = (1, 2, 4, 16)
+LEFT = (1, 2, 4, 5, 16)
 """Lines for which MKL is fastest with the matrix on the left where the processor is not Intel's."""
 
 LEFT_ALONE = 4

@@ -35,10 +35,12 @@ class Draft:
         tokens: What may come after the text's last token.
         states: States of the last token and of these, by exit, as far as they were run; None if
             none was.
+        copied: The tokens stood in the text before.
     """
 
     tokens: list[int] = field(default_factory=list)
     states: dict[int, Float[Tensor, "tokens width"]] | None = None
+    copied: bool = False
 
 
 @runtime_checkable
@@ -210,7 +212,7 @@ class LookupDrafts:
         """Guess for each text."""
         if self._texts is not None and len(texts) > self._texts:
             return [Draft() for _ in texts]
-        drafts = [Draft(tokens=self._found(text)) for text in texts]
+        drafts = [Draft(tokens=self._found(text), copied=True) for text in texts]
         empty = [place for place, draft in enumerate(drafts) if not draft.tokens]
         if empty and self._other is not None:
             others = self._other.draft([texts[place] for place in empty], captured)

@@ -139,6 +139,7 @@ class _Loop:
             count = len(draft.tokens) + 1
             mine = [] if text.request.drawn else best[at : at + count]
             taken = self._accept(text, draft.tokens, scores[at : at + count], mine)
+            text.copied += len(draft.tokens) if draft.copied else 0
             text.row.cut(len(text.tokens) - 1)
             if self.source is not None:
                 self.source.note(text, view, at + taken)

@@ -88,6 +88,7 @@ class Text:
         blocks: How many blocks were run for each new token, fills and drafts of others included.
         drafted: How many tokens were drafted for it.
         accepted: How many of them were taken.
+        copied: How many of those drafted were copied from the text itself.
         run: Blocks that were run since the last new token, times tokens.
         taken: How many tokens of the prompt have been run.
         likely: Of each new token, if the request asks for it.
@@ -106,6 +107,7 @@ class Text:
     blocks: list[int] = field(default_factory=list)
     drafted: int = 0
     accepted: int = 0
+    copied: int = 0
     run: int = 0
     taken: int = 0
     likely: list[Likely] = field(default_factory=list)
@@ -147,7 +149,7 @@ class Text:
         counts = [len(each) for each in lists]
         values = {
             name: getattr(self, name)
-            for name in ("length", "done", "drafted", "accepted", "run", "taken")
+            for name in ("length", "done", "drafted", "accepted", "copied", "run", "taken")
         }
         kept, generator = dict(self.kept), self.request.generator
         state = None if generator is None else generator.get_state()

@@ -42,6 +42,7 @@ class LoopOutput(ModelOutput):  # type: ignore[misc]
             [B, new]; the first has the prompt's.
         drafted: Tokens that were drafted, [B].
         accepted: Drafted tokens that were right, [B].
+        copied: Drafted tokens that were copied from the text itself, right or not, [B].
     """
 
     sequences: Int[Tensor, "batch seq"] | None = None
@@ -50,6 +51,7 @@ class LoopOutput(ModelOutput):  # type: ignore[misc]
     blocks: Int[Tensor, "batch new"] | None = None
     drafted: Int[Tensor, " batch"] | None = None
     accepted: Int[Tensor, " batch"] | None = None
+    copied: Int[Tensor, " batch"] | None = None
 
 
 class LoopParts:
@@ -196,6 +198,7 @@ def _output(texts: list[Text], request: Request, *, as_dict: bool) -> Any:
         blocks=_rows([text.blocks for text in texts], fill=0).to(device),
         drafted=torch.tensor([text.drafted for text in texts], device=device),
         accepted=torch.tensor([text.accepted for text in texts], device=device),
+        copied=torch.tensor([text.copied for text in texts], device=device),
     )
 
 
