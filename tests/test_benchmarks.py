@@ -217,3 +217,23 @@ def test_targets_are_held_against_the_plain_pass(elmer):
     for each in result["targets"]:
         assert each["got"] == first["ways"]["elmer"][each["scope"]]["over_bart"]["median"]
         assert each["met"] == (each["got"] >= each["wanted"])
+
+
+@pytest.mark.real
+def test_the_ways_to_multiply_are_all_timed(tmp_path):
+    out = tmp_path / "products.json"
+    command = [sys.executable, str(BENCHMARKS / "products.py"), "--rounds", "1", "--threads", "1"]
+
+    ran = subprocess.run(
+        [*command, "--out", str(out)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=TIMEOUT_SECONDS,
+    )
+
+    assert ran.returncode == 0, ran.stderr
+    times = json.loads(out.read_text(encoding="utf-8"))["ms"]
+    assert set(times) == {"linear", "left", "left, cut", "onednn", "onednn, packed"}
+    assert list(times["left, cut"]) == ["1"]
+    assert all(ms > 0 for row in times.values() for ms in row.values())
