@@ -113,3 +113,12 @@ def test_a_foreign_tokenizer_is_refused():
 
     with pytest.raises(CheckpointError, match="give the model its own tokenizer"):
         vocabulary.encode("zebra")
+
+
+def test_a_special_token_does_not_end_a_run_of_bytes():
+    vocabulary = VOCABULARIES["word_tokenizer"]
+    tokens = vocabulary.tokenizer.convert_tokens_to_ids(["<0x00>", "<s>", "<0x80>"])
+
+    pieces, rest = spelled(vocabulary, tokens)
+
+    assert "".join(pieces) + rest == vocabulary.decode(tokens) == 2 * UNKNOWN

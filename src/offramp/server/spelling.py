@@ -80,8 +80,15 @@ class Vocabulary:
             )
         return tokens
 
-    def is_open(self, token: int) -> bool:
-        """Tell whether a token is a byte whose run must end before any of it can be read."""
+    def is_open(self, token: int, *, after: bool = False) -> bool:
+        """Tell whether a run of bytes, which must end before any of it can be read, goes on.
+
+        Args:
+            token: A byte goes on; so does a special token, which is left out of the text.
+            after: Whether it was going on before.
+        """
+        if token in self._special:
+            return after
         name = self.tokenizer.convert_ids_to_tokens(token) if self.runs else None
         return name is not None and BYTE.fullmatch(name) is not None
 
@@ -116,11 +123,13 @@ class Spelling:
         self._tokens: list[int] = []  # those that are decoded: the last that were shown, and newer
         self._fresh = 0  # where the newer ones begin
         self._shown = 0  # characters of these tokens that were given out
+        self._open = False  # in a run of bytes
 
     def add(self, token: int) -> str:
         """Add a token; give the text that is certain by now."""
         self._tokens.append(token)
-        if self._vocabulary.is_open(token):
+        self._open = self._vocabulary.is_open(token, after=self._open)
+        if self._open:
             return ""
         text = self._vocabulary.decode(self._tokens)
         whole = text.rstrip(UNKNOWN)
