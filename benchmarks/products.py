@@ -13,21 +13,21 @@ import argparse
 import json
 import platform
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that everyone uses
+from speed_costs import in_turn
 from torch import Tensor
 
 from offramp import load_default
-from offramp.blocks.products import is_intel, matrices_of
+from offramp.blocks.products import from_the_left, is_intel, matrices_of
 
 LINES = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 64)
 
 
-def ways(matrices: list[Tensor], threads: int) -> dict[tuple[str, int], Callable[[], None]]:
+def ways(matrices: list[Tensor]) -> dict[tuple[str, int], Callable[[], None]]:
     """Give a call for each way and number of lines that multiplies by all matrices."""
     copies = [torch.ops.mkldnn._reorder_linear_weight(each, 8) for each in matrices]
     pairs = list(zip(matrices, copies, strict=True))
@@ -41,9 +41,7 @@ def ways(matrices: list[Tensor], threads: int) -> dict[tuple[str, int], Callable
             "onednn, packed": lambda some, _, copy: by_onednn(some, copy),
         }
         if count == 1:
-            products["left, cut"] = lambda some, plain, _: torch.bmm(
-                plain.view(threads, -1, plain.shape[1]), some.t().expand(threads, -1, -1)
-            )
+            products["left, cut"] = lambda some, plain, _: from_the_left(some, plain)
         for name, product in products.items():
 
             def call(lines: dict[int, Tensor] = lines, product: Callable = product) -> None:
@@ -72,16 +70,8 @@ def main() -> None:
     torch.set_num_threads(asked.threads)
     model, _ = load_default()
     matrices = [each.detach() for each in matrices_of(model.anatomy.blocks)]
-    times: dict[tuple[str, int], list[float]] = {}
     with torch.inference_mode():
-        calls = ways(matrices, asked.threads)
-        for call in calls.values():
-            call()
-        for _ in range(asked.rounds):
-            for name, call in calls.items():
-                start = time.perf_counter()
-                call()
-                times.setdefault(name, []).append(1e3 * (time.perf_counter() - start))
+        times = in_turn(ways(matrices), asked.rounds)
     table: dict[str, dict[int, float]] = {}
     for (name, count), taken in times.items():
         table.setdefault(name, {})[count] = round(statistics.median(taken), 1)

@@ -19,12 +19,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name that everyone uses
 from speed_costs import ROWS, Steps, block_bytes, in_turn
 from speed_report import Run
 from speed_ways import ACD, DRAFT_VOCABULARY, OURS, Way
 
 from offramp.blocks.engines import engine_for
+from offramp.blocks.products import product
 from offramp.config import ORIGINAL
 from offramp.decoding.drafts import best_of
 from offramp.decoding.judge import BY_SCORES
@@ -56,13 +56,11 @@ def parts_of(
 
         def draft() -> None:
             guess = model.drafter(state, embeddings(torch.tensor([100])))
-            best_of(F.linear(guess, rows), model.drafter.tokens)
+            best_of(product(guess, rows), model.drafter.tokens)
 
         parts["draft", 0] = draft
     weight = model.anatomy.head.weight[:DRAFT_VOCABULARY].clone()
-    parts["draft head", 0] = lambda: best_of(
-        F.linear(torch.randn(1, weight.shape[1]), weight), None
-    )
+    parts["draft head", 0] = lambda: best_of(product(torch.randn(1, weight.shape[1]), weight), None)
     found = {name: statistics.median(taken) for name, taken in in_turn(parts, repeats).items()}
     stops = found.pop(("all gates", 0)) - found["blocks", 1]
     return found | {("stop", 0): max(0.0, stops) / max(1, len(gates))}

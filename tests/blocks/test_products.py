@@ -99,9 +99,9 @@ def test_onednn_is_asked_for_few_different_numbers_of_lines(weights, monkeypatch
 )
 def test_mkl_gets_the_matrix_on_the_left_where_it_is_faster(weights, monkeypatch, threads, lines):
     monkeypatch.setattr(products, "is_intel", lambda: False)
-    asked, left = [], products._from_the_left
+    asked, left = [], products.from_the_left
     monkeypatch.setattr(
-        products, "_from_the_left", lambda some, by: asked.append(len(some)) or left(some, by)
+        products, "from_the_left", lambda some, by: asked.append(len(some)) or left(some, by)
     )
 
     with torch.no_grad():

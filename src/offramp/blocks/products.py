@@ -54,6 +54,9 @@ FEWEST, FULL = 6, 16
 PACKED_FEWEST, PACKED_FULL = 4, 48
 """The same where it has a copy of the matrix."""
 
+PACKED_FEWEST_ELSEWHERE = 2
+"""The first of them where the processor is not Intel's."""
+
 LEFT = (1, 2, 4, 5, 16)
 """Lines for which MKL is fastest with the matrix on the left where the processor is not Intel's."""
 
@@ -84,7 +87,8 @@ class Matrix:
         self._lines = range(FEWEST, FULL) if is_helped(plain) and is_intel() else range(0)
         if packed and is_helped(plain):
             self._few = torch.ops.mkldnn._reorder_linear_weight(plain.detach(), FULL // 2)
-            self._lines = range(PACKED_FEWEST if is_intel() else 2, PACKED_FULL)
+            fewest = PACKED_FEWEST if is_intel() else PACKED_FEWEST_ELSEWHERE
+            self._lines = range(fewest, PACKED_FULL)
 
     def __call__(self, lines: Float[Tensor, "lines width"]) -> Float[Tensor, "lines out"]:
         """Multiply."""
@@ -99,7 +103,7 @@ class Matrix:
         if self._has_few(lines):
             return self._by_onednn(lines).add_(states)
         if _goes_left(lines, self.plain):
-            return _from_the_left(lines, self.plain).add_(states)
+            return from_the_left(lines, self.plain).add_(states)
         return torch.addmm(states, lines, self.plain.t())
 
     def _has_few(self, lines: Tensor) -> bool:
@@ -128,7 +132,7 @@ def product(
         [[1.0, 2.0]]
     """
     if _goes_left(lines, matrix):
-        found = _from_the_left(lines, matrix)
+        found = from_the_left(lines, matrix)
         return found if bias is None else found.add_(bias)
     count = len(lines)
     if FEWEST <= count < FULL and is_intel() and _is_simple(lines, matrix):
@@ -150,7 +154,10 @@ def _is_simple(lines: Tensor, matrix: Tensor) -> bool:
     )
 
 
-def _from_the_left(lines: Tensor, matrix: Tensor) -> Tensor:
+def from_the_left(
+    lines: Float[Tensor, "lines width"], matrix: Float[Tensor, "out width"]
+) -> Float[Tensor, "lines out"]:
+    """Multiply 1 to ``LEFT[-1]`` lines with the matrix on the left, one line cut by threads."""
     count = len(lines)
     if count == 1:
         parts = math.gcd(torch.get_num_threads(), len(matrix))
@@ -184,11 +191,15 @@ def copies_fit(matrices: Iterable[Tensor]) -> bool:
 
 def is_helped(matrix: Tensor) -> bool:
     """Tell whether oneDNN can take over from MKL for a matrix."""
+    return matrix.dtype == torch.float32 and matrix.device.type == "cpu" and _has_both()
+
+
+@cache
+def _has_both() -> bool:
+    """Tell whether this PyTorch has MKL and oneDNN; asked at every product."""
     mkl, onednn = torch.backends.mkl, torch.backends.mkldnn
     return (
         bool(mkl.is_available())  # type: ignore[no-untyped-call]
         and bool(onednn.is_available())  # type: ignore[no-untyped-call]
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        and matrix.dtype == torch.float32
-        and matrix.device.type == "cpu"
     )

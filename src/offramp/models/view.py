@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import linear
 from transformers.modeling_utils import slice_logits_to_keep
 
 from offramp.blocks.anatomy import Anatomy
@@ -76,7 +75,7 @@ class View:
     ) -> Float[Tensor, "rows some"]:
         """Score a fixed few tokens, given the rows of the exit's head that belong to them."""
         _, prepared = self.prepared(exit)
-        return self.complete(self.anatomy, linear(prepared, weight), tokens)
+        return self.complete(self.anatomy, product(prepared, weight), tokens)
 
     @staticmethod
     def complete(

@@ -142,7 +142,7 @@ class Spelling:
     def rest(self) -> str:
         """Give what was held back, at the end of the text."""
         new = self._vocabulary.decode(self._tokens)[self._shown :]
-        self._tokens, self._fresh, self._shown = [], 0, 0
+        self._tokens, self._fresh, self._shown, self._open = [], 0, 0, False
         return new
 
     def _advance(self) -> None:
