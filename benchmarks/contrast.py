@@ -32,6 +32,7 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from offramp import Contrast, attach_exits, load_default
+from offramp.evaluation.machine import processor_name
 from offramp.models.default import ensure_default
 
 EXITS = tuple(range(2, 31, 2))
@@ -220,7 +221,7 @@ def main() -> None:
         "calls": arguments.calls,
         "new_tokens": arguments.tokens,
         "threads": arguments.threads,
-        "machine": f"{platform.machine()}, {platform.system()}",
+        "machine": f"{processor_name()}, {platform.system()}",
         "versions": {name: version(name) for name in ("torch", "transformers", "offramp")},
         "commit": commit.stdout.strip(),
         "date": time.strftime("%Y-%m-%d"),

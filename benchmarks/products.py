@@ -11,7 +11,6 @@ Example:
 
 import argparse
 import json
-import platform
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from offramp import load_default
 from offramp.blocks.products import from_the_left, is_intel, matrices_of
+from offramp.evaluation.machine import processor_name
 
 LINES = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 64)
 
@@ -86,7 +86,7 @@ def main() -> None:
             "threads": asked.threads,
             "torch": torch.__version__,
             "capability": torch.backends.cpu.get_cpu_capability(),
-            "machine": platform.machine(),
+            "machine": processor_name(),
             "ms": table,
         }
         asked.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

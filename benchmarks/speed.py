@@ -58,6 +58,7 @@ from transformers.utils import logging
 
 from offramp import OfframpError, load_default
 from offramp.blocks.engines import engine_for
+from offramp.evaluation.machine import processor_name
 
 PACKAGES = ("torch", "transformers", "offramp", "economize", "onnxruntime", "onnxruntime-genai")
 TUNE_TOKENS = 48
@@ -190,7 +191,7 @@ def heading(asked: argparse.Namespace) -> dict[str, Any]:
         "runs_asked": asked.runs,
         "loop_share": asked.loop_share,
         "threads": asked.threads,
-        "machine": f"{platform.machine()}, {platform.system()}",
+        "machine": f"{processor_name()}, {platform.system()}",
         "versions": {name: found[name] for name in PACKAGES if name in found},
         "commit": commit.stdout.strip(),
         "date": time.strftime("%Y-%m-%d"),

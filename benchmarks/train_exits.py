@@ -47,6 +47,7 @@ import torch.nn.functional as F  # noqa: N812 - the name that everyone uses
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from offramp import attach_exits
+from offramp.evaluation.machine import processor_name
 from offramp.training.candidates import Candidates
 from offramp.training.chunked import CHUNK_SCORES
 from offramp.training.objectives import Objective
@@ -425,7 +426,7 @@ def main() -> None:
         "benchmark": "train_exits_quality" if asked.quality else "train_exits",
         "settings": settings | {"data": asked.data and asked.data.name},
         "threads": asked.threads,
-        "machine": f"{platform.machine()}, {platform.system()}",
+        "machine": f"{processor_name()}, {platform.system()}",
         "versions": {name: version(name) for name in ("torch", "transformers", "offramp")},
         "commit": commit.stdout.strip(),
         "date": time.strftime("%Y-%m-%d"),

@@ -47,7 +47,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "rate": 1e-3,
         "every": 1000,
         "eval_rows": 300,
-        "ratio": 2.0,
+        "ratio": 1.5,
         "extra": 8,
     },
     "synopsis": {

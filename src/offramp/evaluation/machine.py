@@ -26,7 +26,7 @@ def machine_facts(model: Any) -> dict[str, Any]:
     if weight.device.type == "cuda":
         device = torch.cuda.get_device_name(weight.device)
     return {
-        "processor": _processor(),
+        "processor": processor_name(),
         "threads": torch.get_num_threads(),
         "device": device,
         "dtype": str(weight.dtype).removeprefix("torch."),
@@ -35,7 +35,8 @@ def machine_facts(model: Any) -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def processor_name() -> str:
+    """Name the processor, as the system tells it."""
     if CPU_INFO.is_file():
         for line in CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
             name, _, value = line.partition(":")
