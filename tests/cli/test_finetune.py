@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from offramp.cli.finetune import EXAMPLE
 from offramp.models.elmer import ElmerForConditionalGeneration
@@ -91,11 +92,15 @@ def test_random_weights_need_only_a_configuration(finetune, elmer, tmp_path):
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         shutil.copy(f"{elmer}/{name}", tmp_path / "bare")
 
-    result_of(finetune(tmp_path / "bare", "--json", "--from-scratch"))
+    result_of(finetune(tmp_path / "bare", "--json", "--from-scratch", to=tmp_path / "one"))
+    result_of(finetune(tmp_path / "bare", "--json", "--from-scratch", to=tmp_path / "two"))
     refused = finetune(tmp_path / "bare", to=tmp_path / "other")
 
+    one, two = (load_file(tmp_path / each / "model.safetensors") for each in ("one", "two"))
+    assert all(torch.equal(one[name], two[name]) for name in one)  # the same seed, all the same
     assert refused.code == 2
     assert refused.err.count("\n") == 1
+    assert "--from-scratch" in refused.err
 
 
 def test_bart_is_trained_by_the_same_command(finetune, make_folder):

@@ -208,6 +208,21 @@ def test_gates_leave_by_the_thresholds_stored_with_them():
     assert set(output.exits[0, 1:].tolist()) == {2}
 
 
+def test_a_gate_leaves_at_its_own_threshold_but_only_above_one_that_is_given():
+    model = gated()
+    inputs = prompts(model, (6,))
+    for exit in model.exit_numbers:
+        gate = model.exits[str(exit)].gate
+        torch.nn.init.zeros_(gate.linear.weight)  # 0.5 of every state
+        gate.threshold.fill_(0.5 if exit == 2 else 1.1)
+
+    own = noted(model, inputs, EarlyExit())
+    given = noted(model, inputs, EarlyExit(threshold=0.5))
+
+    assert set(own.exits[0, 1:].tolist()) == {2}
+    assert set(given.exits[0, 1:].tolist()) == {model.depth}
+
+
 def test_an_exit_that_answers_is_contrasted_with_one_below():
     model = model_with_exits()
     inputs = prompts(model, (6,))

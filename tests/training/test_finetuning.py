@@ -180,6 +180,45 @@ def test_another_training_in_the_same_folder_is_refused(tmp_path, tokenizer):
         train(2)
 
 
+@pytest.mark.parametrize("changed", ["pairs", "held_out", "config"])
+def test_other_texts_or_another_kind_of_model_are_another_training(tmp_path, tokenizer, changed):
+    def train(pairs=PAIRS, held_out=PAIRS, kind="plain"):
+        return finetune(
+            model_of(tokenizer, kind),
+            tokenizer,
+            pairs=pairs,
+            held_out=held_out,
+            output=tmp_path,
+            settings=settings_of(max_steps=3),
+            disable_tqdm=True,
+        )
+
+    others = {"pairs": PAIRS[::-1], "held_out": PAIRS[::-1], "kind": "ctc"}
+    name = "kind" if changed == "config" else changed
+
+    train()
+    with pytest.raises(CheckpointError, match=f"another training: its {changed} is "):
+        train(**{name: others[name]})
+
+
+@pytest.mark.parametrize("kind", ["plain", "bart"])
+def test_texts_are_written_from_sources_cut_as_in_the_training(tmp_path, tokenizer, kind):
+    long = [*PAIRS, Pair("ab" * 40, ("ba",))]  # 81 tokens, the model knows 32
+
+    trainer = finetune(
+        model_of(tokenizer, kind),
+        tokenizer,
+        pairs=long,
+        held_out=long,
+        output=tmp_path,
+        settings=settings_of(max_steps=3, max_source=256),
+        metrics=exact,
+        disable_tqdm=True,
+    )
+
+    assert trainer.write(["ab" * 40]) == trainer.write(["ab" * 20])
+
+
 def test_no_improvement_ends_the_training(tmp_path, tokenizer):
     trainer = finetune(
         model_of(tokenizer, "plain"),

@@ -11,6 +11,7 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from offramp.cli.finetune import Finetuning
@@ -137,6 +138,13 @@ def _loaded(asked: Finetuning) -> tuple[Any, Any]:
     Raises:
         CheckpointError: There is no such model, or it cannot be read.
     """
+    folder = Path(asked.model)
+    weights = (*folder.glob("*.safetensors*"), *folder.glob("*.bin*"))
+    if not asked.from_scratch and (folder / "config.json").is_file() and not weights:
+        raise CheckpointError(
+            f"{asked.model} holds a configuration and no weights; add --from-scratch to begin with "
+            "random ones"
+        )
     if not asked.from_scratch:
         source = find_source(asked.model)
         writer = source.load(WriteSettings(), dtype="float32", device="cpu")
@@ -144,7 +152,9 @@ def _loaded(asked: Finetuning) -> tuple[Any, Any]:
     try:
         config = AutoConfig.from_pretrained(asked.model)
         tokenizer = AutoTokenizer.from_pretrained(asked.model)
-        return AutoModelForSeq2SeqLM.from_config(config), tokenizer
+        with torch.random.fork_rng():
+            torch.manual_seed(asked.settings.seed)
+            return AutoModelForSeq2SeqLM.from_config(config), tokenizer
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"cannot make a model of {asked.model!r}: {first_line(error)}; name a folder with the "

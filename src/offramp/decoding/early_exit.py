@@ -42,8 +42,8 @@ class EarlyExit:
             the same best token), ``fixed`` (leave at the first of ``exits``), ``schedule``.
         threshold: Leave above this confidence, 0 to 1; 1 never stops. One for all exits, or one for
             each by number. None is what ``offramp calibrate`` found for ``gate``, if all exits may
-            answer; else the thresholds of the gates' training. For ``patience`` the number of exits
-            that must agree.
+            answer; else the thresholds of the gates' training, at which they leave too. For
+            ``patience`` the number of exits that must agree.
         exits: Which exits may answer; None is all that are attached (of those with a gate, for
             ``gate``).
         min_exit: No exit below this one answers.

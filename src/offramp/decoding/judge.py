@@ -68,9 +68,8 @@ class Judge:
             return due, [1.0] * len(going)
         if self._rule == "patience":
             return self._agreement(going, exit)
-        confidence = self._confidence(going, exit).tolist()
-        threshold = self._limit(exit)
-        return [value > threshold for value in confidence], confidence
+        confidence = self._confidence(going, exit)
+        return self._leaves(confidence, exit), confidence.tolist()
 
     def _confidence(self, going: Sequence[Passage], exit: int) -> Float[Tensor, " rows"]:
         states = torch.cat([each.kept[exit] for each in going])
@@ -82,11 +81,12 @@ class Judge:
         view = self._model.view_of(self._engine, {exit: states})
         return BY_SCORES[self._rule](view.logits(exit))
 
-    def _limit(self, exit: int) -> float:
+    def _leaves(self, confidence: Float[Tensor, " rows"], exit: int) -> list[bool]:
         given = self._threshold
         if given is None:
-            return float(self._model.exits[str(exit)].gate.threshold)
-        return given[exit] if isinstance(given, Mapping) else given
+            return self._model.exits[str(exit)].gate.leaves(confidence).tolist()  # type: ignore[no-any-return]
+        limit = given[exit] if isinstance(given, Mapping) else given
+        return [value > limit for value in confidence.tolist()]
 
     def _agreement(self, going: Sequence[Passage], exit: int) -> tuple[list[bool], list[float]]:
         """Count how many exits in a row have had the same best token."""

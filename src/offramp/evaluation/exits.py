@@ -175,7 +175,7 @@ class ExitMeter:
             stops = torch.zeros_like(judged.agrees)
             if (gate := self._gate(exit)) is not None:
                 state = part.of(part.states[exit])[0]  # type: ignore[index]
-                stops = (gate.confidence(state) >= gate.threshold).to(said.device)
+                stops = gate.leaves(gate.confidence(state)).to(said.device)
             agreeing.append(judged.agrees)
             numbers = judged._asdict() | {"stops": stops, "stops_rightly": stops & judged.agrees}
             found.append(torch.stack([numbers[name].double() for name in NUMBERS], -1))

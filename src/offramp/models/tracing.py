@@ -115,7 +115,7 @@ class _SeenText:
     """See ``offramp.trace.reading.SeenText``."""
 
     seen: Seen
-    gates: Mapping[int, tuple[Any, float]]
+    gates: Mapping[int, tuple[Any, float | None]]
 
     def view(self, places: Int[Tensor, " some"]) -> View:
         return self.seen.cut(_cut(places)).view()
@@ -123,9 +123,10 @@ class _SeenText:
     def gate(self, exit: ExitName, places: Int[Tensor, " some"]) -> Gated | None:
         if exit == ORIGINAL or exit not in self.gates:
             return None
-        gate, threshold = self.gates[exit]
+        gate, given = self.gates[exit]
         confidence = gate.confidence(_cut(places)(self.seen.states[exit]))
-        return Gated(confidence, threshold, confidence > threshold)
+        shown = float(gate.threshold) if given is None else given
+        return Gated(confidence, shown, gate.leaves(confidence, given))
 
 
 def _see(model: Any, exits: list[int], places: list[int], inputs: Mapping[str, Any]) -> _SeenText:
@@ -143,15 +144,14 @@ def _cut(places: Int[Tensor, " some"]) -> Any:
     return lambda states: states[places.to(states.device)]
 
 
-def _gates(model: Any, exits: Iterable[int]) -> dict[int, tuple[Any, float]]:
-    """Give the gates of exits, with the thresholds at which ``EarlyExit()`` would leave."""
+def _gates(model: Any, exits: Iterable[int]) -> dict[int, tuple[Any, float | None]]:
+    """Give the gates of exits, and the thresholds that ``EarlyExit()`` has instead of theirs."""
     calibrated = EarlyExit().calibrated(model) or {}
-    found = {}
-    for exit, projection in model.projections_of(exits).items():
-        if projection.gate is not None:
-            own = float(projection.gate.threshold)
-            found[exit] = (projection.gate, float(calibrated.get(exit, own)))
-    return found
+    return {
+        exit: (projection.gate, calibrated.get(exit))
+        for exit, projection in model.projections_of(exits).items()
+        if projection.gate is not None
+    }
 
 
 def _rule_of(model: Any, decoding: object | None) -> DecodingRule | None:

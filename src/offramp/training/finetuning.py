@@ -9,9 +9,11 @@ Not here: metrics, which are given (offramp.evaluation.text_metrics); pre-traini
      (offramp.training.pretraining).
 """
 
+import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -105,7 +107,9 @@ def tokenised(
         InputError: All are left out.
     """
     sources = tokenizer(
-        [each.source for each in pairs], truncation=True, max_length=settings.max_source
+        [each.source for each in pairs],
+        truncation=True,
+        max_length=longest_source(settings, config),
     )["input_ids"]
     targets = tokenizer(text_target=[each.targets[0] for each in pairs])["input_ids"]
     rows = [
@@ -128,6 +132,12 @@ def tokenised(
     if not rows:
         raise InputError(lost)
     return rows, lost if missing else ""
+
+
+def longest_source(settings: FinetuneSettings, config: Any) -> int:
+    """Give the tokens that sources are cut to: what was asked for, or all that the model knows."""
+    known = getattr(config, "max_position_embeddings", None) or settings.max_source
+    return min(settings.max_source, int(known))
 
 
 def _fitting(config: Any, rows: Sequence[dict[str, list[int]]]) -> list[dict[str, list[int]]]:
@@ -178,6 +188,7 @@ class PairTrainer(SafeTrainer):
 
     Args:
         written: Pairs that texts are written for.
+        longest: Tokens of a source; more are cut off, as in the training.
         metrics: Measures them.
         generate: Further arguments of ``generate``.
     """
@@ -186,12 +197,13 @@ class PairTrainer(SafeTrainer):
         self,
         *args: Any,
         written: Sequence[Pair] = (),
+        longest: int,
         metrics: Metrics | None = None,
         generate: Mapping[str, Any] | None = None,
         **named: Any,
     ) -> None:
         super().__init__(*args, **named)
-        self._written, self._metrics = written, metrics
+        self._written, self._longest, self._metrics = written, longest, metrics
         self._generate = dict(generate or {})
 
     def _get_train_sampler(self, train_dataset: Any = None) -> ByLength:
@@ -220,7 +232,11 @@ class PairTrainer(SafeTrainer):
         for start in range(0, len(order), size):
             places = order[start : start + size]
             batch = tokenizer(
-                [sources[place] for place in places], return_tensors="pt", padding=True
+                [sources[place] for place in places],
+                return_tensors="pt",
+                padding=True,
+                truncation=True,
+                max_length=self._longest,
             ).to(self.args.device)
             ids = model.generate(
                 input_ids=batch["input_ids"],
@@ -284,17 +300,32 @@ def finetune(
         processing_class=tokenizer,
         callbacks=stopping,
         written=list(islice(held_out, settings.eval_rows)),
+        longest=longest_source(settings, config),
         metrics=metrics,
         generate={"max_new_tokens": settings.max_target},
     )
     for line in filter(None, (lost, lost_back)):
         if trainer.is_world_process_zero():
             _logger.warning(line)
-    facts = {**asdict(settings), "pairs": len(pairs), "model": model.config.model_type}
+    facts = {
+        **asdict(settings),
+        "pairs": _hash(map(asdict, pairs)),
+        "held_out": _hash(map(asdict, held_out)),
+        "config": _hash([config.to_diff_dict()]),
+        "model": config.model_type,
+    }
     check_facts(output, facts, write=trainer.is_world_process_zero(), exits=False)
     trainer.accelerator.wait_for_everyone()
     trainer.train(resume_from_checkpoint=trainer.last_checkpoint())
     return trainer
+
+
+def _hash(facts: Iterable[Mapping[str, Any]]) -> str:
+    """Tell trainings apart by what they read, without keeping it."""
+    digest = sha256()
+    for each in facts:
+        digest.update(json.dumps(each, sort_keys=True, default=str).encode() + b"\n")
+    return digest.hexdigest()[:16]
 
 
 def training_arguments(

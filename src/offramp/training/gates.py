@@ -21,7 +21,7 @@ import torch.nn.functional as F  # noqa: N812 - the name that everyone uses
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from offramp.blocks.gates import Gate
+from offramp.blocks.gates import NEVER, Gate
 from offramp.blocks.projections import add_gate_
 from offramp.errors import ConfigError, InputError
 from offramp.models.view import View
@@ -263,7 +263,7 @@ def lowest_threshold(
         precision: Enough, above 0, at most 1.
 
     Returns:
-        A threshold; above 1, which never stops, if no threshold is precise enough.
+        A threshold; ``NEVER`` if no threshold is precise enough.
 
     Example:
         >>> lowest_threshold(torch.tensor([0.2, 0.6, 0.9]), torch.tensor([False, True, True]),
@@ -275,4 +275,4 @@ def lowest_threshold(
     last_of_ties = torch.ones_like(truth)
     last_of_ties[:-1] = ordered[1:] < ordered[:-1]
     good = ((right >= precision) & last_of_ties).nonzero()
-    return float(ordered[good[-1, 0]]) if len(good) else 1.01
+    return float(ordered[good[-1, 0]]) if len(good) else NEVER

@@ -100,14 +100,15 @@ def test_the_auto_classes_know_it(tmp_path):
     )
 
 
-def test_new_gates_are_undecided_and_their_thresholds_in_the_middle():
+def test_new_gates_are_undecided_and_never_leave():
     torch.manual_seed(0)
     model = ElmerForConditionalGeneration(shared(gates=True).config)
 
     assert list(model.gates) == ["1", "2", "3"]
     for gate in model.gates.values():
-        assert gate.confidence(torch.randn(5, 16)).tolist() == [0.5] * 5
-        assert gate.threshold == 0.5
+        confidence = gate.confidence(torch.randn(5, 16))
+        assert confidence.tolist() == [0.5] * 5
+        assert not gate.leaves(confidence).any()
 
 
 def test_gates_can_be_put_on_a_trained_model(tmp_path):
@@ -120,7 +121,7 @@ def test_gates_can_be_put_on_a_trained_model(tmp_path):
 
     assert torch.equal(model(**BATCH).logits, plain(**BATCH).logits)
     assert model.gates["2"].confidence(torch.randn(5, 16)).tolist() == [0.5] * 5
-    assert [float(gate.threshold) for gate in model.gates.values()] == [0.5] * 3
+    assert not any(gate.leaves(torch.tensor(1.0)) for gate in model.gates.values())
 
 
 def test_fields_given_when_loading_are_checked_as_well(tmp_path):

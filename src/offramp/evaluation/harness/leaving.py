@@ -106,10 +106,8 @@ class Leaving:
         scores = reader.view(part).logits(exit)[0] if rule in BY_SCORES else None
         confidence = confidence_of(reader, part, rule=rule, pair=(before, exit), scores=scores)
         refuse_nan(confidence, f"exit {exit}")
-        return confidence.double().cpu() > self._limit(exit)
-
-    def _limit(self, exit: int) -> float:
         given = self._threshold
         if given is None:
-            return float(self.model.exits[str(exit)].gate.threshold)
-        return given[exit] if isinstance(given, Mapping) else float(given)
+            return self.model.exits[str(exit)].gate.leaves(confidence).cpu()  # type: ignore[no-any-return]
+        limit = given[exit] if isinstance(given, Mapping) else float(given)
+        return confidence.double().cpu() > limit

@@ -181,6 +181,8 @@ class Judge:
             raise ConfigError(
                 "this model has no gates; use exit_rule 'entropy', or train gates first"
             )
+        if settings.exit_rule is not None and settings.min_exit > depth:
+            raise ConfigError(f"min_exit must be at most {depth}, got {settings.min_exit}")
         self._asked = {exit for exit in asked if exit >= settings.min_exit}
         self._best = torch.full_like(canvas, -1)
         self._agreed = torch.zeros_like(canvas)
@@ -213,10 +215,7 @@ class Judge:
             return torch.zeros(len(new), dtype=torch.bool, device=new.device)
         if rule == "gate":
             gate = self._model.gates[str(exit)]
-            confidence = gate.confidence(new)
-            if self._settings.threshold is None:  # one of these confidences: it counts itself
-                return confidence >= gate.threshold.float()  # type: ignore[no-any-return]
-            return confidence > threshold  # type: ignore[no-any-return]
+            return gate.leaves(gate.confidence(new), self._settings.threshold)  # type: ignore[no-any-return]
         if rule == "saturation":
             return saturation(new, before) > threshold
         assert rule is not None

@@ -22,7 +22,7 @@ from transformers.models.bart.modeling_bart import (
 )
 from transformers.utils.generic import can_return_tuple
 
-from offramp.blocks.gates import Gate
+from offramp.blocks.gates import NEVER, Gate
 from offramp.decoding.oneshot import OneShot
 from offramp.errors import ConfigError
 from offramp.logits.labels import NO_LABEL
@@ -92,7 +92,7 @@ class ElmerForConditionalGeneration(CanvasTraces, ReadsBart, BartPreTrainedModel
         if isinstance(module, Gate):
             init.zeros_(module.linear.weight)
             init.zeros_(module.linear.bias)
-            init.constant_(module.threshold, 0.5)
+            init.constant_(module.threshold, NEVER)
         elif isinstance(module, Joint):
             init.eye_(module.weight)
         elif isinstance(module, ElmerForConditionalGeneration):

@@ -192,9 +192,9 @@ class _SeenCanvas:
             return None
         gate, at = model.gates[str(exit)], self._places[places]
         confidence = gate.confidence(_cut(self._written.passed[int(exit)], at))
-        if settings.exit_rule == "gate" and settings.threshold is not None:
-            return Gated(confidence, settings.threshold, confidence > settings.threshold)
-        return Gated(confidence, float(gate.threshold), confidence >= gate.threshold.float())
+        given = settings.threshold if settings.exit_rule == "gate" else None
+        shown = float(gate.threshold) if given is None else given
+        return Gated(confidence, shown, gate.leaves(confidence, given))
 
 
 @dataclass(frozen=True)
