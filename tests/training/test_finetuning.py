@@ -65,20 +65,26 @@ def settings_of(**more):
     return FinetuneSettings(**{**given, "max_target": 8, "log_steps": 3, **more})
 
 
-@pytest.mark.parametrize("kind", ["plain", "ctc", "dag", "bart"])
-def test_pairs_are_learned_by_heart(tmp_path, tokenizer, kind):
-    settings = settings_of(max_steps=200, eval_steps=200, metric="exact", schedule="constant")
-
-    trainer = finetune(
+def trained(
+    tokenizer, output, *, kind="plain", pairs=PAIRS, held_out=None, metrics=None, **settings
+):
+    return finetune(
         model_of(tokenizer, kind),
         tokenizer,
-        pairs=PAIRS,
-        held_out=PAIRS,
-        output=tmp_path,
-        settings=settings,
-        metrics=exact,
+        pairs=pairs,
+        held_out=pairs if held_out is None else held_out,
+        output=output,
+        settings=settings_of(**settings),
+        metrics=metrics,
         disable_tqdm=True,
     )
+
+
+@pytest.mark.parametrize("kind", ["plain", "ctc", "dag", "bart"])
+def test_pairs_are_learned_by_heart(tmp_path, tokenizer, kind):
+    settings = {"max_steps": 200, "eval_steps": 200, "metric": "exact", "schedule": "constant"}
+
+    trainer = trained(tokenizer, tmp_path, kind=kind, metrics=exact, **settings)
 
     assert trainer.state.best_metric == 1.0
     assert trainer.write(["abb", "ba"]) == ["bba", "ab"]
@@ -86,17 +92,12 @@ def test_pairs_are_learned_by_heart(tmp_path, tokenizer, kind):
 
 def test_the_best_weights_are_kept_and_not_the_last(tmp_path, tokenizer):
     answers = iter([0.9, 0.1])
-    settings = settings_of(metric="judged")
 
-    trainer = finetune(
-        model_of(tokenizer, "plain"),
+    trainer = trained(
         tokenizer,
-        pairs=PAIRS,
-        held_out=PAIRS,
-        output=tmp_path,
-        settings=settings,
+        tmp_path,
+        metric="judged",
         metrics=lambda texts, references: {"judged": next(answers)},
-        disable_tqdm=True,
     )
 
     best = load_file(tmp_path / "checkpoint-3" / "model.safetensors")
@@ -129,15 +130,7 @@ def test_references_do_not_reach_the_texts(tmp_path, tokenizer):
 
 def test_a_stopped_training_gives_the_weights_of_one_that_was_not(tmp_path, tokenizer):
     def train(folder):
-        return finetune(
-            model_of(tokenizer, "plain"),
-            tokenizer,
-            pairs=PAIRS,
-            held_out=PAIRS,
-            output=folder,
-            settings=settings_of(batch_size=4, max_steps=6),
-            disable_tqdm=True,
-        )
+        return trained(tokenizer, folder, batch_size=4, max_steps=6)
 
     whole = train(tmp_path / "whole")
 
@@ -164,71 +157,54 @@ def test_a_stopped_training_gives_the_weights_of_one_that_was_not(tmp_path, toke
 
 
 def test_another_training_in_the_same_folder_is_refused(tmp_path, tokenizer):
-    def train(seed):
-        return finetune(
-            model_of(tokenizer, "plain"),
-            tokenizer,
-            pairs=PAIRS,
-            held_out=PAIRS,
-            output=tmp_path,
-            settings=settings_of(max_steps=3, seed=seed),
-            disable_tqdm=True,
-        )
-
-    train(1)
+    trained(tokenizer, tmp_path, max_steps=3, seed=1)
     with pytest.raises(CheckpointError, match="another training: its seed is 1, not 2"):
-        train(2)
+        trained(tokenizer, tmp_path, max_steps=3, seed=2)
 
 
 @pytest.mark.parametrize("changed", ["pairs", "held_out", "config"])
 def test_other_texts_or_another_kind_of_model_are_another_training(tmp_path, tokenizer, changed):
-    def train(pairs=PAIRS, held_out=PAIRS, kind="plain"):
-        return finetune(
-            model_of(tokenizer, kind),
+    others = {
+        "pairs": {"pairs": PAIRS[::-1], "held_out": PAIRS},
+        "held_out": {"held_out": PAIRS[::-1]},
+        "config": {"kind": "ctc"},
+    }
+
+    trained(tokenizer, tmp_path, max_steps=3)
+    with pytest.raises(CheckpointError, match=f"another training: its {changed} is "):
+        trained(tokenizer, tmp_path, max_steps=3, **others[changed])
+
+
+def test_a_model_that_was_saved_meanwhile_goes_on(tmp_path, tokenizer):
+    model = model_of(tokenizer, "plain")
+    for _ in range(2):  # as a cell of a notebook that is run again
+        trainer = finetune(
+            model,
             tokenizer,
-            pairs=pairs,
-            held_out=held_out,
+            pairs=PAIRS,
+            held_out=PAIRS,
             output=tmp_path,
             settings=settings_of(max_steps=3),
             disable_tqdm=True,
         )
 
-    others = {"pairs": PAIRS[::-1], "held_out": PAIRS[::-1], "kind": "ctc"}
-    name = "kind" if changed == "config" else changed
-
-    train()
-    with pytest.raises(CheckpointError, match=f"another training: its {changed} is "):
-        train(**{name: others[name]})
+    assert trainer.state.global_step == 3
 
 
 @pytest.mark.parametrize("kind", ["plain", "bart"])
 def test_texts_are_written_from_sources_cut_as_in_the_training(tmp_path, tokenizer, kind):
     long = [*PAIRS, Pair("ab" * 40, ("ba",))]  # 81 tokens, the model knows 32
 
-    trainer = finetune(
-        model_of(tokenizer, kind),
-        tokenizer,
-        pairs=long,
-        held_out=long,
-        output=tmp_path,
-        settings=settings_of(max_steps=3, max_source=256),
-        metrics=exact,
-        disable_tqdm=True,
-    )
+    settings = {"max_steps": 3, "max_source": 256}
+    trainer = trained(tokenizer, tmp_path, kind=kind, pairs=long, metrics=exact, **settings)
 
     assert trainer.write(["ab" * 40]) == trainer.write(["ab" * 20])
 
 
 def test_no_improvement_ends_the_training(tmp_path, tokenizer):
-    trainer = finetune(
-        model_of(tokenizer, "plain"),
-        tokenizer,
-        pairs=PAIRS,
-        held_out=PAIRS,
-        output=tmp_path,
-        settings=settings_of(max_steps=30, eval_steps=2, metric="judged", patience=2),
-        metrics=lambda texts, references: {"judged": 0.0},
-        disable_tqdm=True,
+    settings = {"max_steps": 30, "eval_steps": 2, "metric": "judged", "patience": 2}
+    trainer = trained(
+        tokenizer, tmp_path, metrics=lambda texts, references: {"judged": 0.0}, **settings
     )
 
     assert trainer.state.global_step == 6
@@ -251,15 +227,8 @@ def test_long_targets_are_left_out_and_long_sources_cut(tokenizer):
 def test_targets_that_no_canvas_holds_are_left_out_and_named(tmp_path, tokenizer, kind, caplog):
     pairs = [*PAIRS, Pair("a", ("bbbbbbb",))]  # 2 + 4 places
 
-    finetune(
-        model_of(tokenizer, kind),
-        tokenizer,
-        pairs=pairs,
-        held_out=pairs,
-        output=tmp_path,
-        settings=settings_of(batch_size=1, max_steps=20, eval_steps=20),
-        disable_tqdm=True,
-    )
+    settings = {"batch_size": 1, "max_steps": 20, "eval_steps": 20}
+    trained(tokenizer, tmp_path, kind=kind, pairs=pairs, **settings)
 
     fault = "1 with a target that does not fit its canvas (raise canvas_ratio or canvas_extra)"
     assert caplog.messages == [

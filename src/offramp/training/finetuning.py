@@ -41,6 +41,9 @@ Metrics = Callable[[Sequence[str], Sequence[Sequence[str]]], Mapping[str, float]
 TOGETHER = 4096
 """Rows whose targets are laid side by side."""
 
+WHEN_SAVED = ("architectures", "dtype", "transformers_version")
+"""What saving a model writes into its configuration."""
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -311,13 +314,19 @@ def finetune(
         **asdict(settings),
         "pairs": _hash(map(asdict, pairs)),
         "held_out": _hash(map(asdict, held_out)),
-        "config": _hash([config.to_diff_dict()]),
         "model": config.model_type,
+        "config": _hash([_lasting(config)]),
     }
     check_facts(output, facts, write=trainer.is_world_process_zero(), exits=False)
     trainer.accelerator.wait_for_everyone()
     trainer.train(resume_from_checkpoint=trainer.last_checkpoint())
     return trainer
+
+
+def _lasting(config: Any) -> dict[str, Any]:
+    """Give what a configuration says of the model, and not of how it was last saved."""
+    facts = config.to_diff_dict().items()
+    return {name: value for name, value in facts if name not in WHEN_SAVED}
 
 
 def _hash(facts: Iterable[Mapping[str, Any]]) -> str:
