@@ -171,6 +171,11 @@ def test_exits_that_there_are_not_are_refused(exit):
         climb_of(shared(), [(1, 1)], OneShot(exit_rule="entropy", threshold=0.5, exits=(exit,)))
 
 
+def test_a_lowest_exit_that_there_is_not_is_refused():
+    with pytest.raises(ConfigError, match="min_exit must be at most 4, got 5"):
+        climb_of(shared(), [(1, 1)], OneShot(exit_rule="entropy", threshold=0.5, min_exit=5))
+
+
 @pytest.mark.parametrize("rule", CANVAS_RULES)
 @settings(max_examples=10)
 @given(batch=batches)
