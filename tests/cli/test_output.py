@@ -179,12 +179,16 @@ def test_an_interruption_while_writing_takes_the_batch_back(path, monkeypatch):
     assert file.finished == {0, 1}
 
 
-def test_an_interruption_after_writing_leaves_the_batch(path, monkeypatch):
-    def interrupted(_):
+@pytest.mark.parametrize("moment", ["write", "fsync"])
+def test_an_interruption_after_writing_leaves_the_batch(path, monkeypatch, moment):
+    do = getattr(os, moment)
+
+    def interrupted(*arguments):
+        do(*arguments)
         raise KeyboardInterrupt
 
     with ResultFile(path, KEYS, overwrite=False) as file:
-        monkeypatch.setattr(os, "fsync", interrupted)
+        monkeypatch.setattr(os, moment, interrupted)
         with pytest.raises(KeyboardInterrupt):
             file.append({0: result(0), 1: result(1)})
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import tiny
 from offramp import Contrast, DoLa, FixedExit, attach_exits
+from offramp.blocks.gates import NEVER, Gate
 from offramp.errors import ConfigError, ExitNotFoundError, InputError
 from offramp.evaluation.exits import measure_exits
 from offramp.evaluation.tally import BINS
@@ -273,19 +274,18 @@ def test_json_holds_no_number_that_json_cannot_write(model):
     assert found["exits"][0]["agreement_margin"] is None
 
 
-class Gate:
-    """Says stop where the first feature of the state is large."""
-
-    threshold = 0.6
-
-    def confidence(self, state):
-        return state[..., 0].sigmoid()
+def gate_of(threshold):
+    """A gate that says stop where the first feature of the state is large."""
+    gate = Gate(32)
+    with torch.no_grad():
+        gate.linear.weight[0, 0] = 1
+        gate.threshold.fill_(threshold)
+    return gate
 
 
 def test_a_gate_is_judged_at_its_threshold(whole):
     model = attach_exits(tiny.model_of("llama").double(), (1, 2))
-    gate = Gate()
-    object.__setattr__(model.exits["1"], "gate", gate)
+    gate = model.exits["1"].gate = gate_of(0.6)
     stops, agrees = [], []
     for ids, labels in texts():
         counted = labels[1:] != -100
@@ -297,7 +297,7 @@ def test_a_gate_is_judged_at_its_threshold(whole):
 
     found = measure_exits(model, padded(texts()))
 
-    assert found.exits[0].gate.threshold == 0.6
+    assert found.exits[0].gate.threshold == pytest.approx(0.6)
     assert 0 < int((stops & agrees).sum()) < int(stops.sum())
     assert found.exits[0].gate.precision == pytest.approx((agrees[stops]).double().mean().item())
     assert found.exits[0].gate.recall == pytest.approx(stops[agrees].double().mean().item())
@@ -307,9 +307,7 @@ def test_a_gate_is_judged_at_its_threshold(whole):
 
 def test_a_gate_that_never_says_stop_has_no_precision():
     model = attach_exits(tiny.model_of("llama"), (1,))
-    gate = Gate()
-    gate.threshold = 2.0
-    object.__setattr__(model.exits["1"], "gate", gate)
+    model.exits["1"].gate = gate_of(NEVER)
 
     found = measure_exits(model, padded(texts())).exits[0].gate
 

@@ -146,6 +146,9 @@ class ResultFile:
                 f"{len(self.finished)} results, make room and the same command goes on from there"
             ) from None
         except BaseException:  # Ctrl-C: what is whole stays
+            if os.fstat(self._file).st_size == after:
+                self._end = after
+                self.finished.update(results)
             os.ftruncate(self._file, self._end)
             raise
 

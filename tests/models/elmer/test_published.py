@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from models.elmer.small import SIZES, VOCAB, config_of, shared, sources
+from offramp.blocks.gates import NEVER
 from offramp.errors import CheckpointError, ConfigError
 from offramp.models.elmer import ElmerForConditionalGeneration, ElmerModel
 
@@ -104,7 +105,7 @@ def test_what_a_checkpoint_lacks_is_set_and_not_left_to_chance(folder, leftover)
 
     assert model.final_logits_bias.tolist() == [[0.0] * VOCAB]
     for gate in model.gates.values():
-        assert gate.threshold == 0.5
+        assert gate.threshold == torch.tensor(NEVER)
         assert gate.confidence(torch.randn(3, 16)).tolist() == [0.5] * 3
 
 
