@@ -68,6 +68,9 @@ TASKS: dict[str, dict[str, Any]] = {
 """How each task is trained, but for what --kind and the other options say."""
 
 SHAPES = {"6-6": (6, 6), "4-4": (4, 4), "3-3": (3, 3), "6-1": (6, 1), "4-3": (4, 3), "4-2": (4, 2)}
+PLACES = ("data", "out")
+"""Options that say where, and not what."""
+
 KINDS = ("ar", "plain", "ctc", "dag")
 
 
@@ -188,7 +191,7 @@ def main() -> None:
         if "eval_loss" in each
     ]
     result = {
-        "asked": {name: str(value) for name, value in vars(asked).items()},
+        "asked": {name: str(vars(asked)[name]) for name in vars(asked) if name not in PLACES},
         "parameters": sum(each.numel() for each in model.parameters()),
         "best": trainer.state.best_metric,
         "steps": trainer.state.global_step,

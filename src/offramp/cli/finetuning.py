@@ -138,14 +138,14 @@ def _loaded(asked: Finetuning) -> tuple[Any, Any]:
     Raises:
         CheckpointError: There is no such model, or it cannot be read.
     """
-    folder = Path(asked.model)
-    weights = (*folder.glob("*.safetensors*"), *folder.glob("*.bin*"))
-    if not asked.from_scratch and (folder / "config.json").is_file() and not weights:
-        raise CheckpointError(
-            f"{asked.model} holds a configuration and no weights; add --from-scratch to begin with "
-            "random ones"
-        )
     if not asked.from_scratch:
+        folder = Path(asked.model)
+        weights = (*folder.glob("*.safetensors*"), *folder.glob("*.bin*"))
+        if (folder / "config.json").is_file() and not weights:
+            raise CheckpointError(
+                f"{asked.model} holds a configuration and no weights; add --from-scratch to begin "
+                "with random ones"
+            )
         source = find_source(asked.model)
         writer = source.load(WriteSettings(), dtype="float32", device="cpu")
         return writer.model, writer.tokenizer

@@ -9,9 +9,10 @@ Not here: the measures themselves (offramp.logits.rules, offramp.blocks.gates); 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from offramp.blocks.engines import Engine
@@ -44,6 +45,26 @@ class Passage:
     agreed: int = 0
 
 
+def leaves(
+    model: Any,
+    exit: int,
+    confidence: Float[Tensor, " rows"],
+    threshold: float | Mapping[int, float] | None,
+) -> Bool[Tensor, " rows"]:
+    """Say who is sure enough.
+
+    Args:
+        model: Has the exits.
+        exit: Which was asked.
+        confidence: How sure it is.
+        threshold: Leave above it, at all exits or by exit; None is that of the exit's own gate.
+    """
+    if threshold is None:
+        return model.exits[str(exit)].gate.leaves(confidence).cpu()  # type: ignore[no-any-return]
+    limit = threshold[exit] if isinstance(threshold, Mapping) else threshold
+    return confidence.cpu().double() > limit
+
+
 class Judge:
     """Applies one rule."""
 
@@ -69,7 +90,8 @@ class Judge:
         if self._rule == "patience":
             return self._agreement(going, exit)
         confidence = self._confidence(going, exit)
-        return self._leaves(confidence, exit), confidence.tolist()
+        sure = leaves(self._model, exit, confidence, self._threshold)
+        return sure.tolist(), confidence.tolist()
 
     def _confidence(self, going: Sequence[Passage], exit: int) -> Float[Tensor, " rows"]:
         states = torch.cat([each.kept[exit] for each in going])
@@ -80,13 +102,6 @@ class Judge:
             return saturation(states, torch.cat([each.kept[before] for each in going]))
         view = self._model.view_of(self._engine, {exit: states})
         return BY_SCORES[self._rule](view.logits(exit))
-
-    def _leaves(self, confidence: Float[Tensor, " rows"], exit: int) -> list[bool]:
-        given = self._threshold
-        if given is None:
-            return self._model.exits[str(exit)].gate.leaves(confidence).tolist()  # type: ignore[no-any-return]
-        limit = given[exit] if isinstance(given, Mapping) else given
-        return [value > limit for value in confidence.tolist()]
 
     def _agreement(self, going: Sequence[Passage], exit: int) -> tuple[list[bool], list[float]]:
         """Count how many exits in a row have had the same best token."""

@@ -124,9 +124,7 @@ class _SeenText:
         if exit == ORIGINAL or exit not in self.gates:
             return None
         gate, given = self.gates[exit]
-        confidence = gate.confidence(_cut(places)(self.seen.states[exit]))
-        shown = float(gate.threshold) if given is None else given
-        return Gated(confidence, shown, gate.leaves(confidence, given))
+        return Gated.by(gate, _cut(places)(self.seen.states[exit]), given)
 
 
 def _see(model: Any, exits: list[int], places: list[int], inputs: Mapping[str, Any]) -> _SeenText:

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from offramp.blocks.gates import Gate
 from offramp.config import ORIGINAL, ExitName
 from offramp.decoding.protocol import DecodingRule, ExitView, ModelShape
 from offramp.trace.asked import Words
@@ -39,6 +40,15 @@ class Gated(NamedTuple):
     confidence: Float[Tensor, " places"]
     threshold: float
     leaves: Tensor
+
+    @classmethod
+    def by(
+        cls, gate: Gate, states: Float[Tensor, "places width"], threshold: float | None
+    ) -> "Gated":
+        """Ask a gate; a threshold of None is its own."""
+        confidence = gate.confidence(states)
+        shown = float(gate.threshold) if threshold is None else threshold
+        return cls(confidence, shown, gate.leaves(confidence, threshold))
 
 
 @runtime_checkable

@@ -26,6 +26,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from offramp.errors import ConfigError, InputError
 from offramp.logits.labels import NO_LABEL
+from offramp.models.context import context_of
 from offramp.models.elmer.canvas import mask_of, source_sizes
 from offramp.models.elmer.learning import target_for
 from offramp.training.checkpoints import check_facts
@@ -139,8 +140,8 @@ def tokenised(
 
 def longest_source(settings: FinetuneSettings, config: Any) -> int:
     """Give the tokens that sources are cut to: what was asked for, or all that the model knows."""
-    known = getattr(config, "max_position_embeddings", None) or settings.max_source
-    return min(settings.max_source, int(known))
+    known = None if config is None else context_of(config)
+    return min(settings.max_source, known or settings.max_source)
 
 
 def _fitting(config: Any, rows: Sequence[dict[str, list[int]]]) -> list[dict[str, list[int]]]:

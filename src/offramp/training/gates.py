@@ -182,10 +182,10 @@ def settle_(
         slope, offset = _platt(probe.logit(states), truth)
         gate.linear.weight.copy_(probe.linear.weight * slope)
         gate.linear.bias.copy_(probe.linear.bias * slope + offset)
-        confidence = gate.confidence(states.to(gate.linear.weight.device)).cpu()
-        steps = rounded_down(confidence, gate.threshold.dtype)
+        confidence = gate.confidence(states.to(gate.linear.weight.device))
+        steps = rounded_down(confidence.cpu(), gate.threshold.dtype)
         gate.threshold.fill_(lowest_threshold(steps, truth, precision=precision))
-        stops = confidence >= gate.threshold.float().cpu()
+        stops = gate.leaves(confidence).cpu()
     right = float((stops & truth).sum())
     return GateReport(
         exit=exit,

@@ -12,7 +12,7 @@ that were left out before anyone reads them. With ``cache="copy"`` they would de
 token before left, one after the other; that is refused.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from offramp.decoding.early_exit import EarlyExit
-from offramp.decoding.judge import BY_SCORES
+from offramp.decoding.judge import BY_SCORES, leaves
 from offramp.errors import ConfigError
 from offramp.evaluation.reading import Positions, Reader, refuse_nan
 from offramp.evaluation.recording import confidence_of
@@ -70,9 +70,9 @@ class Leaving:
         for exit, sure in self._asked(part, reader):
             if not len(going):
                 break
-            leaves = sure(going)
-            left[going[leaves]] = exit
-            going = going[~leaves]
+            gone = sure(going)
+            left[going[gone]] = exit
+            going = going[~gone]
         return left
 
     def _due(self, token: int) -> int:
@@ -106,8 +106,4 @@ class Leaving:
         scores = reader.view(part).logits(exit)[0] if rule in BY_SCORES else None
         confidence = confidence_of(reader, part, rule=rule, pair=(before, exit), scores=scores)
         refuse_nan(confidence, f"exit {exit}")
-        given = self._threshold
-        if given is None:
-            return self.model.exits[str(exit)].gate.leaves(confidence).cpu()  # type: ignore[no-any-return]
-        limit = given[exit] if isinstance(given, Mapping) else float(given)
-        return confidence.double().cpu() > limit
+        return leaves(self.model, exit, confidence, self._threshold)

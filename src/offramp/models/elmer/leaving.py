@@ -181,7 +181,7 @@ class Judge:
             raise ConfigError(
                 "this model has no gates; use exit_rule 'entropy', or train gates first"
             )
-        if settings.exit_rule is not None and settings.min_exit > depth:
+        if settings.min_exit > depth:
             raise ConfigError(f"min_exit must be at most {depth}, got {settings.min_exit}")
         self._asked = {exit for exit in asked if exit >= settings.min_exit}
         self._best = torch.full_like(canvas, -1)

@@ -190,11 +190,9 @@ class _SeenCanvas:
         model, settings = self._model, self._settings
         if not model.config.gates or str(exit) not in model.gates:
             return None
-        gate, at = model.gates[str(exit)], self._places[places]
-        confidence = gate.confidence(_cut(self._written.passed[int(exit)], at))
+        states = _cut(self._written.passed[int(exit)], self._places[places])
         given = settings.threshold if settings.exit_rule == "gate" else None
-        shown = float(gate.threshold) if given is None else given
-        return Gated(confidence, shown, gate.leaves(confidence, given))
+        return Gated.by(model.gates[str(exit)], states, given)
 
 
 @dataclass(frozen=True)
