@@ -64,6 +64,23 @@ def test_writers_take_turns_and_the_first_call_is_not_counted(race, laps):
     assert len(names) == 2 * (1 + 20 + 1 + 5)
 
 
+def test_the_clock_waits_for_the_device(laps, monkeypatch):
+    """It does not stop when work was begun; fault 3 of ELMER's released code."""
+    writer, seen = Scripted(laps, "one", call=1.0, text=1.0, batch_size=1), []
+    writer.model.device = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: seen.append(len(laps)))
+
+    def clock():
+        seen.append("clock")
+        return 0.5 * len(seen)
+
+    Race({"one": writer}, clock=clock).run(["a"], rows=5, rounds=5)
+
+    lap = [1, "clock", 2, "clock"]
+    assert seen[:4] == lap
+    assert seen[1::2] == ["clock"] * 20
+
+
 def test_the_bar_moves_with_every_source_and_round(race):
     seen = []
 

@@ -1,6 +1,7 @@
 """Texts are written in batches of similar length and come back in the order of their sources."""
 
 import pytest
+import torch
 
 import tiny
 from offramp.decoding.oneshot import OneShot
@@ -89,6 +90,33 @@ def test_in_one_pass_each_token_has_its_exit(byte_tokenizer):
     assert all(0 < each.positions <= 4 * each.canvas_length for each in found[2:3])
 
 
+@pytest.mark.parametrize("head", ["plain", "ctc", "dag"])
+def test_a_text_of_one_pass_is_finished_unless_it_is_cut(byte_tokenizer, head):
+    model = elmer(output_head=head)
+    with torch.no_grad():
+        model.final_logits_bias[:, 7] = 50.0  # a plain or dag text that never ends
+        model.final_logits_bias[:, model.config.mask_token_id] = 90.0 if head == "ctc" else 0.0
+
+    (found,) = writer(model, byte_tokenizer, max_new_tokens=None).write(SOURCES[:1])
+    model.final_logits_bias.data[:, model.config.mask_token_id] = 0.0
+    (cut,) = writer(model, byte_tokenizer, max_new_tokens=1).write(SOURCES[:1])
+
+    assert found.finished == (head == "ctc")
+    assert (len(cut.tokens), cut.finished) == (1, False)
+
+
+def test_an_end_that_was_forced_is_a_cut(byte_tokenizer):
+    model = tiny.model_of("bart", vocab_size=VOCABULARY)
+    with torch.no_grad():
+        model.final_logits_bias[:, 9] = 50.0
+    model.generation_config.forced_eos_token_id = 2
+
+    (found,) = writer(model, byte_tokenizer, max_new_tokens=4).write(SOURCES[:1])
+
+    assert found.tokens == (9, 9, 9, 2)
+    assert not found.finished
+
+
 def test_draws_repeat(byte_tokenizer):
     hot = OneShot(temperature=2.0)
     one, two, other = (
@@ -119,6 +147,12 @@ def test_ways_to_write_have_names(byte_tokenizer):
     name = writer(model, byte_tokenizer, generation=beams).decoding()
     assert name == "4 beams, no_repeat_ngram_size 3"
     assert writer(elmer(), byte_tokenizer).decoding() == "one pass"
+    model.generation_config.update(no_repeat_ngram_size=2, min_length=3, length_penalty=2.0)
+    assert (
+        writer(model, byte_tokenizer).decoding() == "greedy, no_repeat_ngram_size 2, min_length 3"
+    )
+    name = writer(model, byte_tokenizer, generation=beams).decoding()
+    assert name == "4 beams, no_repeat_ngram_size 3, min_length 3, length_penalty 2.0"
     early = OneShot(exit_rule="entropy", threshold=0.5)
     name = writer(elmer(), byte_tokenizer, decoding=early).decoding()
     assert name == "one pass, exit_rule entropy, threshold 0.5"

@@ -237,6 +237,34 @@ def test_targets_that_no_canvas_holds_are_left_out_and_named(tmp_path, tokenizer
     ]
 
 
+def test_targets_that_a_text_has_no_room_for_are_learned_and_told(tokenizer):
+    config = model_of(tokenizer, "plain").config
+    pairs = [*PAIRS, Pair("a", ("bbbbbbb",))]  # 2 + 4 places, the target has 8
+
+    rows, told = tokenised(pairs, tokenizer, settings_of(), config=config)
+
+    assert len(rows) == 9
+    assert told == (
+        "1 of 9 pairs with a target longer than the canvas that its source gives, where the text "
+        "will be cut (raise canvas_ratio or canvas_extra)"
+    )
+    config.length_predictor = True
+    assert tokenised(pairs, tokenizer, settings_of(), config=config)[1] == ""
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_gradients_are_clipped_once_a_step(tmp_path, tokenizer, accumulate, monkeypatch):
+    """Not after every part of one; fault 8 of the released code."""
+    clips, clip = [], torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(
+        torch.nn.utils, "clip_grad_norm_", lambda *a, **k: clips.append(1) or clip(*a, **k)
+    )
+
+    trained(tokenizer, tmp_path, batch_size=2, accumulate=accumulate, max_steps=2, eval_steps=2)
+
+    assert len(clips) == 2
+
+
 def test_a_row_without_a_target_is_named():
     rows = [("a.jsonl, line 1", {"source": "a", "target": "b", "targets": ["c", "b"]})]
     assert pairs_of(iter(rows)) == [Pair("a", ("b", "c"))]

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import resource
 import shutil
 import time
@@ -386,6 +387,22 @@ def test_a_stream_needs_an_end():
 
 
 # Training
+
+
+def test_rows_that_no_canvas_holds_are_told_of_before_the_first_step(tmp_path, caplog):
+    narrow = elmer_of(output_head="ctc", canvas_ratio=0.9, canvas_extra=0)
+    none = elmer_of(output_head="ctc", canvas_ratio=0.1, canvas_extra=0)
+
+    train(tmp_path / "some", narrow, max_steps=1, save_steps=1)
+    with pytest.raises(InputError, match=r"none of the first .* rows fits its canvas; raise"):
+        train(tmp_path / "none", none)
+
+    (line,) = [each for each in caplog.messages if "canvas" in each]
+    assert re.fullmatch(
+        r"\d+ of the first \d+ rows do not fit their canvas and teach nothing \(raise "
+        r"canvas_ratio or canvas_extra\)",
+        line,
+    )
 
 
 @pytest.fixture(scope="module")

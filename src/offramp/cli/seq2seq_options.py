@@ -55,7 +55,8 @@ ReadingPath = Annotated[
     typer.Option(
         "--path",
         metavar="NAME",
-        help="How a directed acyclic decoder is read: lookahead (default), greedy or viterbi.",
+        help="How a directed acyclic decoder is read: lookahead (default), greedy, viterbi or beam."
+        " Beam takes many times as long.",
         rich_help_panel=ONE_PASS,
     ),
 ]

@@ -134,7 +134,7 @@ def _legend(report: Seq2SeqReport) -> None:
             f"+/-, from, to: 95 % of {report.samples} draws of rows (seed {report.seed}), the same "
             "for both models; p: twice the share of draws with the other sign"
         )
-    show_text("unfinished: % of the texts without a token that ends them")
+    show_text("unfinished: % of the texts that were cut off before their end")
     if any(each.one_pass for each in report.systems):
         show_text(
             "used: % of a canvas that became tokens; run: % of the layers' positions that were run"

@@ -17,7 +17,7 @@ from offramp.errors import ConfigError
 CANVAS_RULES = ("gate", "entropy", "top_probability", "top_gap", "saturation", "patience")
 """Ways to say that a position has its answer."""
 
-PATHS = ("lookahead", "greedy", "viterbi")
+PATHS = ("lookahead", "greedy", "viterbi", "beam")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,9 @@ class OneShot:
         lengths: So many of the likeliest lengths are tried, the best text of all is kept; above 1
             it needs a model with a length predictor.
         refine_steps: Times that the least sure tokens are masked again and rewritten.
-        path: How a directed acyclic decoder is read: ``lookahead``, ``greedy`` or ``viterbi``.
+        path: How a directed acyclic decoder is read: ``lookahead``, ``greedy``, ``viterbi``, or
+            ``beam``, which keeps the five starts of texts that are likeliest over all their paths
+            and takes many times as long.
         collapse_repeats: Drop a token that repeats the one before it.
         no_repeat_ngram: No row of so many tokens is written twice; 0 allows it.
         temperature: Draw tokens at this temperature; 0 takes the likeliest.

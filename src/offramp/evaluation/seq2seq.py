@@ -22,6 +22,17 @@ from offramp.models.faults import faults_named
 
 LONGEST = 128
 """New tokens where a call does not say, if the model has room for them."""
+OWN = (
+    "no_repeat_ngram_size",
+    "encoder_no_repeat_ngram_size",
+    "repetition_penalty",
+    "encoder_repetition_penalty",
+    "min_length",
+    "min_new_tokens",
+    "forced_bos_token_id",
+)
+"""What a model's own generation configuration may add, which is named with the way it writes."""
+OF_BEAMS = ("length_penalty", "early_stopping")
 SEED_STEP = 1_000_003
 """Between the seeds of two batches, so that runs with the seeds 0, 1, 2, ... share none."""
 
@@ -65,7 +76,8 @@ class Written:
     Attributes:
         text: Without special tokens.
         tokens: With the one that ended it, if one did.
-        finished: Whether one did.
+        finished: Whether it was written to its end: a token ended it that was not forced, or, with
+            ``ctc``, which has none, the whole canvas was read.
         exits: Of ELMER: the exit that each token came from.
         canvas_length: Of ELMER: tokens that there was room for.
         positions: Of ELMER: positions that a layer was run for, summed over the layers; those of
@@ -137,6 +149,9 @@ class Writer:
             return f"one pass{', ' if changed else ''}{changed}"
         options = self._options()
         beams = options.pop("num_beams")
+        own = self.model.generation_config.to_diff_dict()
+        named = OWN + OF_BEAMS if beams > 1 else OWN
+        options = {**{name: own[name] for name in named if name in own}, **options}
         rest = [f"{name} {value}" for name, value in options.items() if name != "do_sample"]
         return ", ".join([f"{beams} beams" if beams > 1 else "greedy", *rest])
 
@@ -227,7 +242,12 @@ class Writer:
             max_new_tokens=longest,
             pad_token_id=self._pad,
         )
-        return [self._written(self._cut(row)) for row in made[:, 1:].tolist()]
+        forced = self.model.generation_config.forced_eos_token_id is not None
+        rows = [self._cut(row) for row in made[:, 1:].tolist()]
+        return [
+            self._written(row, finished=self._ended(row) and not (forced and len(row) == longest))
+            for row in rows
+        ]
 
     def _in_one_pass(self, inputs: Mapping[str, Tensor], seed: int) -> list[Written]:
         settings, device = self.settings, self.model.device
@@ -241,23 +261,29 @@ class Writer:
         positions = float(made.layers.sum()) / len(made.sequences)
         rows = zip(made.sequences.tolist(), made.exits.tolist(), strict=True)
         canvases = made.canvas_lengths.tolist()
+        texts = [(row[: sum(each >= 0 for each in exits)], exits) for row, exits in rows]
+        whole = self.model.config.output_head == "ctc"
+        longest = settings.max_new_tokens
         return [
             self._written(
-                row[: sum(exit >= 0 for exit in exits)],
+                text,
+                finished=len(text) != longest if whole else self._ended(text),
                 exits=tuple(exit for exit in exits if exit >= 0),
                 canvas_length=canvas,
                 positions=positions,
             )
-            for (row, exits), canvas in zip(rows, canvases, strict=True)
+            for (text, exits), canvas in zip(texts, canvases, strict=True)
         ]
 
     def _written(self, tokens: Sequence[int], **noted: Any) -> Written:
         return Written(
             text=self.tokenizer.decode(tokens, skip_special_tokens=True),
             tokens=tuple(tokens),
-            finished=bool(tokens) and tokens[-1] in self._ends,
             **noted,
         )
+
+    def _ended(self, tokens: Sequence[int]) -> bool:
+        return bool(tokens) and tokens[-1] in self._ends
 
     def _options(self) -> dict[str, Any]:
         return {"num_beams": 1, "do_sample": False, **self.settings.generation}

@@ -27,7 +27,7 @@ class System:
         parameters: Weights of the model, shared ones counted once.
         scores: With intervals.
         against_first: How they differ from the first system's; None for the first.
-        unfinished: Share of the texts without a token that ends them.
+        unfinished: Share of the texts that were cut off before their end.
         one_pass: Exits and canvases; None where texts were written token by token.
         pace: How fast it is; None if it was not timed.
     """

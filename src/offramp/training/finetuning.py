@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Sampler
 from transformers import DataCollatorForSeq2Seq, EarlyStoppingCallback, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
@@ -27,20 +26,16 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from offramp.errors import ConfigError, InputError
 from offramp.logits.labels import NO_LABEL
 from offramp.models.context import context_of
-from offramp.models.elmer.canvas import mask_of, source_sizes
-from offramp.models.elmer.learning import target_for
 from offramp.training.checkpoints import check_facts
 from offramp.training.finetuning_settings import FinetuneSettings
 from offramp.training.formats import Rows, columns_of
+from offramp.training.room import REMEDY, have_room
 from offramp.training.trainer import SafeTrainer, precision_of
 
 _logger = logging.getLogger(__name__)
 
 Metrics = Callable[[Sequence[str], Sequence[Sequence[str]]], Mapping[str, float]]
 """From texts and each one's references to numbers."""
-
-TOGETHER = 4096
-"""Rows whose targets are laid side by side."""
 
 WHEN_SAVED = ("architectures", "dtype", "transformers_version")
 """What saving a model writes into its configuration."""
@@ -121,42 +116,31 @@ def tokenised(
         for source, target in zip(sources, targets, strict=True)
         if len(target) <= settings.max_target
     ]
-    long = len(pairs) - len(rows)
-    if getattr(config, "model_type", "") == "elmer":
-        rows = _fitting(config, rows)
+    long, elmer = len(pairs) - len(rows), getattr(config, "model_type", "") == "elmer"
+    room = have_room(config, rows) if elmer else [True] * len(rows)
+    short, cut = room.count(False), elmer and config.output_head == "plain"
+    if not cut:
+        rows = [row for row, fits in zip(rows, room, strict=True) if fits]
     why = {
         f"a target of more than {settings.max_target} tokens (raise max_target)": long,
-        "a target that does not fit its canvas (raise canvas_ratio or canvas_extra)": (
-            len(pairs) - long - len(rows)
-        ),
+        f"a target that does not fit its canvas ({REMEDY})": 0 if cut else short,
     }
-    missing = len(pairs) - len(rows)
     told = ", ".join(f"{count} with {fault}" for fault, count in why.items() if count)
-    lost = f"{missing} of {len(pairs)} {name} left out: {told}"
+    lines = [f"{sum(why.values())} of {len(pairs)} {name} left out: {told}"] if told else []
     if not rows:
-        raise InputError(lost)
-    return rows, lost if missing else ""
+        raise InputError(lines[0])
+    if cut and short:
+        lines.append(
+            f"{short} of {len(pairs)} {name} with a target longer than the canvas that its source "
+            f"gives, where the text will be cut ({REMEDY})"
+        )
+    return rows, "; ".join(lines)
 
 
 def longest_source(settings: FinetuneSettings, config: Any) -> int:
     """Give the tokens that sources are cut to: what was asked for, or all that the model knows."""
     known = None if config is None else context_of(config)
     return min(settings.max_source, known or settings.max_source)
-
-
-def _fitting(config: Any, rows: Sequence[dict[str, list[int]]]) -> list[dict[str, list[int]]]:
-    """Give the rows whose canvas holds the target."""
-    found = []
-    for start in range(0, len(rows), TOGETHER):
-        some = rows[start : start + TOGETHER]
-        sources = torch.tensor([len(row["input_ids"]) for row in some])
-        labels = pad_sequence(
-            [torch.tensor(row["labels"]) for row in some], batch_first=True, padding_value=NO_LABEL
-        )
-        places = mask_of(source_sizes(config, sources))
-        fits = target_for(config, labels, places).fits.tolist()
-        found += [row for row, fit in zip(some, fits, strict=True) if fit]
-    return found
 
 
 class ByLength(Sampler[int]):

@@ -10,20 +10,28 @@ Source: Li et al. 2022, "ELMER", arXiv:2210.13304, section 3.4, "layer permutati
      modeling": the exit of each target token is drawn, and its state is copied upward from there.
 """
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from torch.utils.data import IterableDataset
 from transformers import TrainerCallback, TrainingArguments
 
-from offramp.errors import ConfigError
+from offramp.errors import ConfigError, InputError
 from offramp.training.checkpoints import check_facts
 from offramp.training.pretraining_data import ExerciseCollator, corrupted, corruptor_for
 from offramp.training.pretraining_settings import PretrainSettings
+from offramp.training.room import REMEDY, have_room
 from offramp.training.trainer import SafeTrainer, precision_of
+
+_logger = logging.getLogger(__name__)
+
+LOOKED_AT = 256
+"""Rows that are tried before the first step."""
 
 FREE = ("batch_size", "workers", "save_steps", "log_steps", "keep")
 """Settings that change nothing that is learned."""
@@ -62,6 +70,7 @@ def pretrain(
 
     Raises:
         ConfigError: Settings contradict each other, or the number of processes.
+        InputError: No row fits its canvas.
         CheckpointError: The disk is full, a checkpoint is of another training, or the tokenizer is
             not the model's own.
 
@@ -92,12 +101,31 @@ def pretrain(
         data_collator=ExerciseCollator(tokenizer),
         callbacks=list(callbacks),
     )
+    if trainer.is_world_process_zero() and model.config.output_head != "plain":
+        _check_room(model.config, corrupted(rows, train))
     facts = facts_of(settings, rows=len(rows) if hasattr(rows, "__len__") else None)
     check_facts(output, facts, write=trainer.is_world_process_zero(), exits=False)
     trainer.accelerator.wait_for_everyone()
     result = trainer.train(resume_from_checkpoint=trainer.last_checkpoint())
     trainer.save_model(str(output))
     return result
+
+
+def _check_room(config: Any, exercises: Any) -> None:
+    """Look at the first exercises: a target that its canvas does not hold teaches nothing.
+
+    Raises:
+        InputError: None of them is held.
+    """
+    first = list(islice(exercises, LOOKED_AT))
+    lost = have_room(config, first).count(False)
+    if lost == len(first):
+        raise InputError(f"none of the first {lost} rows fits its canvas; {REMEDY}")
+    if lost:
+        _logger.warning(
+            f"{lost} of the first {len(first)} rows do not fit their canvas and teach nothing "
+            f"({REMEDY})"
+        )
 
 
 def facts_of(settings: PretrainSettings, *, rows: int | None) -> dict[str, Any]:

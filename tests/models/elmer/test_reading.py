@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.elmer.small import BOS, EOS, MASK, PAD, config_of
-from offramp.decoding.oneshot import OneShot
+from offramp.decoding.oneshot import PATHS, OneShot
 from offramp.models.elmer.reading import forbid_, read, tempered, without_repeats
 
 V = 8
@@ -142,7 +142,7 @@ def test_a_path_begins_with_bos_which_is_not_written_whatever_the_first_place_sa
         assert reading.places.tolist() == [[1, 2, 3]]
 
 
-@pytest.mark.parametrize("path", ["lookahead", "greedy", "viterbi"])
+@pytest.mark.parametrize("path", PATHS)
 def test_every_path_is_read(path):
     texts, _ = read_tokens(saying([[BOS, 3, EOS], [BOS, EOS, 5]]), [3, 2], config("dag"), path=path)
 

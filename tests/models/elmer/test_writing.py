@@ -17,6 +17,7 @@ WAYS = {
     "dag lookahead": ("dag", {}, {}),
     "dag greedy": ("dag", {}, {"path": "greedy"}),
     "dag viterbi": ("dag", {}, {"path": "viterbi"}),
+    "dag beam": ("dag", {}, {"path": "beam"}),
     "soft": ("plain", {"soft_exit": True}, {}),
     "soft ctc": ("ctc", {"soft_exit": True}, {}),
     "length": ("plain", {"length_predictor": True}, {}),

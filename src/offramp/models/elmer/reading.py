@@ -4,7 +4,7 @@ In:  scores of every place, and how to read. Out: tokens, where they stood, how 
 Law: a text ends at its first end token; a place that does not exist is not read; pad, mask and BOS
      are never written: a BOS on the first place, where tokenizers like BART's have put one, is left
      out (tests/models/elmer/test_reading.py).
-Not here: alignments and paths (offramp.logits.ctc, offramp.logits.dag_decode).
+Not here: alignments and paths (offramp.logits.ctc, offramp.logits.dag_decode, .dag_beam).
 """
 
 from dataclasses import dataclass
@@ -17,9 +17,15 @@ from torch.nn.functional import cross_entropy, pad
 
 from offramp.decoding.oneshot import OneShot
 from offramp.logits.ctc import ctc_collapse
+from offramp.logits.dag_beam import dag_beam
 from offramp.logits.dag_decode import dag_greedy, dag_lookahead, dag_viterbi
 
-PATHS = {"lookahead": dag_lookahead, "greedy": dag_greedy, "viterbi": dag_viterbi}
+PATHS = {
+    "lookahead": dag_lookahead,
+    "greedy": dag_greedy,
+    "viterbi": dag_viterbi,
+    "beam": dag_beam,
+}
 
 
 @dataclass(frozen=True)
