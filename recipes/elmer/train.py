@@ -144,7 +144,8 @@ def main() -> None:
     parser.add_argument("--soft-exit", action="store_true")
     parser.add_argument("--length-predictor", action="store_true")
     parser.add_argument("--label-smoothing", type=float, default=0.0)
-    parser.add_argument("--start", help="a pre-trained model")
+    parser.add_argument("--start", help="a model that is trained on")
+    parser.add_argument("--pairs", type=Path, help="other texts, such as distill-data writes")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--rate", type=float)
     parser.add_argument("--batch", type=int)
@@ -175,7 +176,7 @@ def main() -> None:
     trainer = finetune(
         model,
         tokenizer,
-        pairs=pairs_in(folder / "train.jsonl"),
+        pairs=pairs_in(asked.pairs or folder / "train.jsonl"),
         held_out=pairs_in(folder / "dev.jsonl", 2000),
         output=asked.out,
         settings=settings,
