@@ -18,7 +18,8 @@ from transformers import AutoTokenizer, BartConfig, BartForConditionalGeneration
 
 from offramp.evaluation.text_metrics import measures
 from offramp.models.elmer import ElmerConfig, ElmerForConditionalGeneration
-from offramp.training.finetuning import FinetuneSettings, Pair, finetune, pairs_of
+from offramp.training.finetuning import Pair, finetune, pairs_of
+from offramp.training.finetuning_settings import FinetuneSettings
 from offramp.training.sources import open_source
 
 TASKS: dict[str, dict[str, Any]] = {
