@@ -7,12 +7,20 @@ from hypothesis import strategies as st
 
 import tiny
 from decoding.test_loops import NEW, model_with_exits, prompts, told
-from offramp import Contrast, EarlyExit, FixedExit, attach_exits
+from offramp import (
+    Autoregressive,
+    Contrast,
+    EarlyExit,
+    FixedExit,
+    SelfSpeculation,
+    attach_exits,
+)
 from offramp.blocks.anatomy import CHECKED, anatomy_of
 from offramp.blocks.engines import engine_for
 from offramp.blocks.projections import add_gate_
 from offramp.decoding.request import Request
 from offramp.decoding.steps import write_all
+from offramp.errors import ConfigError
 
 NEVER = [
     EarlyExit(rule="top_probability", threshold=1.0),
@@ -251,3 +259,88 @@ def test_direct_exits_need_no_training():
     output = noted(model, prompts(model), EarlyExit(rule="top_probability", threshold=0.5))
 
     assert output.sequences.shape[1] > 9
+
+
+@pytest.mark.parametrize("rule", ["top_gap", "patience"])
+def test_an_exit_that_was_asked_is_not_asked_again_for_its_answer(rule):
+    model = attach_exits(tiny.model_of("llama"), (1, 2, 3), "direct")
+    calls = []
+    model.get_output_embeddings().register_forward_pre_hook(lambda *_: calls.append(1))
+
+    threshold = {"top_gap": 0.0, "patience": 2}[rule]
+    output = noted(
+        model,
+        prompts(model, (6,)),
+        EarlyExit(rule=rule, threshold=threshold, engine="family"),
+        eos_token_id=None,
+    )
+
+    stops = sum(exit - (exit == model.depth) for exit in output.exits[0, 1:].tolist())
+    through = (output.exits[0] == model.depth).sum()
+    assert len(calls) == stops + through
+
+
+def test_blocks_that_a_family_runs_to_remember_are_counted():
+    model, ran = model_with_exits("gpt2"), []
+    for block in anatomy_of(model).blocks[2:]:
+        block.mlp.register_forward_pre_hook(lambda _, states: ran.append(states[0].shape[1]))
+    inputs = prompts(model, (6,))
+
+    output = noted(
+        model, inputs, EarlyExit(rule="fixed", exits=(2,), cache="copy"), eos_token_id=None
+    )
+
+    below = 2 * (6 + NEW - 1)
+    assert int(output.blocks.sum()) - below == sum(ran) == below
+
+
+def test_what_a_rule_compares_does_not_depend_on_the_contrast():
+    model = model_with_exits()
+    inputs = prompts(model, (6,))
+    rule = {"rule": "saturation", "threshold": 0.0, "exits": (3,)}
+
+    plain = noted(model, inputs, EarlyExit(**rule), max_new_tokens=2)
+    contrasted = noted(model, inputs, EarlyExit(**rule, lower=2), max_new_tokens=2)
+
+    assert plain.exits[0, 1] == contrasted.exits[0, 1] == 3
+    assert plain.confidence[0, 1] == contrasted.confidence[0, 1]
+
+
+@pytest.mark.parametrize(
+    "loop",
+    [
+        EarlyExit(rule="top_gap", threshold=0.5),
+        EarlyExit(rule="top_gap", threshold=0.5, exits=(0,), lower=1),
+        SelfSpeculation(draft_exit=2),
+        SelfSpeculation(draft_exit=3, target=Contrast(lower=1)),
+        Autoregressive(target=FixedExit(exit=1)),
+    ],
+    ids=repr,
+)
+def test_block_exits_are_refused_before_anything_runs(loop):
+    model = attach_exits(tiny.model_of("llama"), (1, 2, 3), "block")
+    model.get_input_embeddings().register_forward_pre_hook(lambda *_: pytest.fail("it ran"))
+
+    with pytest.raises(ConfigError, match=r"are 'block' exits, which our loops do not run"):
+        noted(model, prompts(model), loop)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"threshold": {1: -0.1}}, "threshold must be from 0 to 1, got -0.1"),
+        ({"threshold": 0.5, "exits": (-1, 2)}, "exits must be numbers from 0 up, got -1"),
+        ({"threshold": 0.5, "lower": -1}, "exits must be numbers from 0 up, got -1"),
+        ({"rule": "schedule", "schedule": ((0, -2),)}, "exits must be numbers from 0 up, got -2"),
+    ],
+)
+def test_values_that_mean_nothing_are_refused(given, told):
+    with pytest.raises(ConfigError, match=told):
+        EarlyExit(**{"rule": "top_gap", **given})
+
+
+def test_a_rule_that_nobody_calibrated_needs_a_threshold():
+    model = model_with_exits()
+
+    with pytest.raises(ConfigError, match="rule 'top_gap' needs a threshold from 0 to 1"):
+        noted(model, prompts(model), EarlyExit(rule="top_gap"))

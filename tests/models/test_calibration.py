@@ -137,6 +137,49 @@ def test_early_exit_leaves_by_what_was_found(base, kept):
     assert set(never.exits[0].tolist()) == {4}
 
 
+@pytest.mark.parametrize("how", [{"cache": "copy"}, {"lower": 1}])
+def test_a_promise_is_for_filled_caches_and_plain_scores(base, kept, how):
+    model = loaded(base, kept)
+
+    assert EarlyExit().calibrated(model) == early_exit().thresholds
+    assert EarlyExit(**how).calibrated(model) is None
+
+
+def test_where_no_threshold_keeps_the_bound_nobody_leaves(base, kept):
+    model = loaded(base, kept)
+    facts = {**early_exit().facts, "thresholds": None, "threshold": None, "usable": False}
+    model.calibration = found_for(model, early_exit=(early_exit_of(facts),))
+    for exit in (1, 2, 3):
+        model.exits[str(exit)].gate.threshold.fill_(0.1)  # of training: always
+
+    output = model.generate(
+        torch.tensor([[5, 6, 7]]),
+        decoding=EarlyExit(),
+        max_new_tokens=4,
+        return_dict_in_generate=True,
+    )
+
+    assert set(output.exits[0].tolist()) == {4}
+
+
+def test_a_rule_that_reads_scores_takes_what_was_found_for_it(base, kept):
+    model = loaded(base, kept)
+    facts = {**early_exit(0.0).facts, "rule": "top_gap", "thresholds": [0.0, 1.0, 1.0]}
+    model.calibration = found_for(model, early_exit=(early_exit_of(facts),))
+    options = {"max_new_tokens": 5, "return_dict_in_generate": True, "do_sample": False}
+
+    found, given = (
+        model.generate(torch.tensor([[5, 6, 7]]), decoding=decoding, **options)
+        for decoding in (
+            EarlyExit(rule="top_gap"),
+            EarlyExit(rule="top_gap", threshold={1: 0.0, 2: 1.0, 3: 1.0}),
+        )
+    )
+
+    assert found.exits.tolist() == given.exits.tolist()
+    assert 1 in found.exits
+
+
 def test_a_confidence_equal_to_the_threshold_does_not_leave(base, kept):
     model = loaded(base, kept)
     facts = {**early_exit().facts, "thresholds": [0.5, 0.5, 0.5]}
@@ -156,6 +199,8 @@ def test_self_speculation_takes_the_settings_that_were_fastest(base, kept):
     assert SelfSpeculation().settled(model) == SelfSpeculation(
         draft_exit=2, draft_length=3, surest=0.4, lookup=4
     )
+    elsewhere = SelfSpeculation(engine="onnxruntime")  # it was timed on the engine of "auto"
+    assert elsewhere.settled(model) is elsewhere
     said = SelfSpeculation(draft_exit=1)
     assert said.settled(model) is said
     ids = torch.tensor([[5, 6, 7]])

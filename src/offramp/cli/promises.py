@@ -71,7 +71,8 @@ def _show_thresholds(first: Mapping[str, Any]) -> None:
         told = f"{values[exits[0]]:.6f} at exits {', '.join(map(str, exits))}"
     else:
         told = ", ".join(f"{values[exit]:.6f} at exit {exit}" for exit in exits)
-    show_text(f"used by EarlyExit(): {told}")
+    rule = "" if first["rule"] == "gate" else f"rule={first['rule']!r}"
+    show_text(f"used by EarlyExit({rule}): {told}")
 
 
 def _show_speed(facts: Mapping[str, Any]) -> None:

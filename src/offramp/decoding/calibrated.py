@@ -108,7 +108,12 @@ class Calibrated:
             >>> Calibrated(exits_hash="", early_exit=(found,)).thresholds("gate")
             {6: 0.9}
         """
+        found = self.early_exit_by(rule, bound=bound)
+        return None if found is None else found.thresholds
+
+    def early_exit_by(self, rule: str, *, bound: float | None = None) -> CalibratedExit | None:
+        """Give what was found for a rule of ``EarlyExit`` at the first bound, or at one bound."""
         for each in self.early_exit:
             if each.rule == rule and bound in (None, each.bound):
-                return each.thresholds
+                return each
         return None

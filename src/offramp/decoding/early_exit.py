@@ -23,7 +23,7 @@ import torch
 
 from offramp.blocks.engines import Engine
 from offramp.config import ORIGINAL, ExitName
-from offramp.decoding.judge import RULES, Judge, Passage
+from offramp.decoding.judge import BY_SCORES, RULES, Judge, Passage
 from offramp.decoding.protocol import DecodingRule, LoopModel, StateView, Steps
 from offramp.decoding.request import Text
 from offramp.decoding.rules import Contrast
@@ -41,9 +41,10 @@ class EarlyExit:
             ``saturation`` (cosine with the exit before), ``patience`` (so many exits in a row have
             the same best token), ``fixed`` (leave at the first of ``exits``), ``schedule``.
         threshold: Leave above this confidence, 0 to 1; 1 never stops. One for all exits, or one for
-            each by number. None is what ``offramp calibrate`` found for ``gate``, if all exits may
-            answer; else the thresholds of the gates' training, at which they leave too. For
-            ``patience`` the number of exits that must agree.
+            each by number. None is what ``offramp calibrate`` found for the rule (nobody leaves if
+            it found that no threshold keeps its bound), if all exits may answer, with
+            ``cache="defer"`` and no ``lower``; else, for ``gate``, the thresholds of the gates'
+            training, at which they leave too. For ``patience`` the number of exits that must agree.
         exits: Which exits may answer; None is all that are attached (of those with a gate, for
             ``gate``).
         min_exit: No exit below this one answers.
@@ -86,6 +87,9 @@ class EarlyExit:
         steps = [step for step, _ in self.schedule]
         if steps != sorted(set(steps)) or (steps and steps[0] != 0):
             raise ConfigError(f"schedule must begin at token 0 and go up, got tokens {steps}")
+        for exit in self._named():
+            if not isinstance(exit, int) or exit < 0:
+                raise ConfigError(f"exits must be numbers from 0 up, got {exit!r}; try 12")
         self._check_threshold()
 
     def _check_threshold(self) -> None:
@@ -100,25 +104,29 @@ class EarlyExit:
                     f"{self.threshold!r}"
                 )
             return
-        if self.threshold is None and self.rule != "gate":
-            raise ConfigError(f"rule {self.rule!r} needs a threshold from 0 to 1; try 0.9")
+        if self.threshold is None:
+            return
         given = self.threshold if isinstance(self.threshold, Mapping) else {0: self.threshold}
         for value in given.values():
-            if value is not None and not 0 <= value <= 1:
-                raise ConfigError(f"threshold must be from 0 to 1, got {value}; try 0.9")
+            if not isinstance(value, int | float) or not 0 <= value <= 1:
+                raise ConfigError(f"threshold must be from 0 to 1, got {value!r}; try 0.9")
 
     def check(self, model: LoopModel) -> None:
         """Refuse exits that the model does not have, or gates that nobody trained.
 
         Raises:
-            ConfigError: No exit is left to answer, or an exit has no gate.
+            ConfigError: No exit is left to answer, one is a ``block`` or has no gate, or nothing
+                says how sure it must be.
             ExitNotFoundError: An exit does not exist or is not attached.
         """
-        named = (*(self.exits or ()), *(exit for _, exit in self.schedule))
-        if self.lower is not None:
-            named = (*named, self.lower)
-        model.check_exits(named, attached_only=self.rule == "gate")
+        model.check_exits(self._named(), attached_only=self.rule == "gate")
         exits = self.answering(model)
+        model.refuse_blocks((*exits, *(() if self.lower is None else (self.lower,))))
+        if self.rule in (*BY_SCORES, "saturation") and self.thresholds(model) is None:
+            raise ConfigError(
+                f"rule {self.rule!r} needs a threshold from 0 to 1 where nobody calibrated it; try "
+                "0.9"
+            )
         if not exits and self.rule == "gate":
             raise ConfigError(
                 "no exit of this model has a gate; train them by offramp train --gates, or use "
@@ -141,6 +149,11 @@ class EarlyExit:
                     "rule='top_gap'"
                 )
 
+    def _named(self) -> tuple[int, ...]:
+        """Give all exits that are asked for by number."""
+        lower = () if self.lower is None else (self.lower,)
+        return (*(self.exits or ()), *(exit for _, exit in self.schedule), *lower)
+
     def answering(self, model: LoopModel) -> tuple[int, ...]:
         """Give the exits below the last that may answer, ascending."""
         if self.rule == "schedule":
@@ -158,10 +171,19 @@ class EarlyExit:
 
     def calibrated(self, model: LoopModel) -> Mapping[int, float] | None:
         """Give the thresholds that were found for all exits together, if these are they."""
-        if self.threshold is not None or model.calibration is None:
+        promised = self.threshold is None and self.cache == "defer" and self.lower is None
+        if not promised or model.calibration is None:
             return None
-        found = model.calibration.thresholds(self.rule)
-        return found if found is not None and tuple(found) == self.answering(model) else None
+        found, exits = model.calibration.early_exit_by(self.rule), self.answering(model)
+        if found is None:
+            return None
+        if found.thresholds is None:
+            return dict.fromkeys(exits, 1.0)
+        return found.thresholds if tuple(found.thresholds) == exits else None
+
+    def thresholds(self, model: LoopModel) -> float | Mapping[int, float] | None:
+        """Give what is asked for, else what was found; None leaves it to the gates."""
+        return self.calibrated(model) if self.threshold is None else self.threshold
 
     def steps(self, model: LoopModel, engine: Engine) -> Steps:
         """Begin to write on an engine."""
@@ -172,8 +194,14 @@ class _Loop:
     def __init__(self, plan: EarlyExit, model: LoopModel, engine: Engine) -> None:
         self.plan, self.model, self.engine = plan, model, engine
         self.exits = plan.answering(model)
-        given = plan.calibrated(model) if plan.threshold is None else plan.threshold
-        self.judge = Judge(model, engine, rule=plan.rule, threshold=given, schedule=plan.schedule)
+        self.judge = Judge(
+            model,
+            engine,
+            rule=plan.rule,
+            exits=self.exits,
+            threshold=plan.thresholds(model),
+            schedule=plan.schedule,
+        )
         self.depth = engine.anatomy.depth
         stops = {*self.exits, self.depth}
         if plan.lower is not None:
@@ -244,7 +272,10 @@ class _Loop:
         """Leave the blocks above: remember the states there, or let them wait."""
         if self.plan.cache == "copy":
             pieces = [(each.text.row, len(each.states)) for each in leaving]
-            self.engine.copy_up(torch.cat([each.states for each in leaving]), exit, pieces)
+            states = torch.cat([each.states for each in leaving])
+            run = self.engine.copy_up(states, exit, pieces)
+            for each in leaving:
+                each.text.run += run * len(each.states)
             return
         for each in leaving:
             older = each.text.kept.get(exit)
@@ -258,10 +289,14 @@ class _Loop:
         lower = self.plan.lower
         if lower is not None and lower < exit:
             rule = Contrast(upper=name, lower=lower)
-        wanted = (exit,) if rule is None else (exit, int(lower or 0))
-        states = {each: torch.cat([one.kept[each] for one in going]) for each in wanted}
-        view: StateView = self.model.view_of(self.engine, states)
-        scores = view.logits(name) if rule is None else rule.scores(view, self.model)
+        said = [each.said for each in going if each.said is not None]
+        if rule is None and exit < self.depth and len(said) == len(going):
+            scores = torch.stack(said)
+        else:
+            wanted = (exit,) if rule is None else (exit, int(lower or 0))
+            states = {each: torch.cat([one.kept[each] for one in going]) for each in wanted}
+            view: StateView = self.model.view_of(self.engine, states)
+            scores = view.logits(name) if rule is None else rule.scores(view, self.model)
         for row, each in enumerate(going):
             token = each.text.pick(scores[row])
             each.text.score(token, scores[row])

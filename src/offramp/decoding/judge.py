@@ -34,6 +34,7 @@ class Passage:
         text: Whose.
         states: Of its tokens that are on their way, the newest last.
         kept: The newest one's states at the exits that it passed, [1, D] each.
+        said: What the exit that was asked last says of the vocabulary, [V], if it was asked that.
         best: The best token at the last exit that was asked; for patience.
         agreed: So many exits in a row had it.
     """
@@ -41,6 +42,7 @@ class Passage:
     text: Text
     states: Float[Tensor, "tokens width"]
     kept: dict[int, Float[Tensor, "one width"]] = field(default_factory=dict)
+    said: Tensor | None = None
     best: int = -1
     agreed: int = 0
 
@@ -74,10 +76,11 @@ class Judge:
         engine: Engine,
         *,
         rule: str,
+        exits: Sequence[int],
         threshold: float | Mapping[int, float] | None,
         schedule: Sequence[tuple[int, int]],
     ) -> None:
-        self._model, self._engine = model, engine
+        self._model, self._engine, self._exits = model, engine, exits
         self._rule, self._threshold, self._schedule = rule, threshold, schedule
 
     def sure(self, going: Sequence[Passage], exit: int) -> tuple[list[bool], list[float]]:
@@ -94,19 +97,25 @@ class Judge:
         return sure.tolist(), confidence.tolist()
 
     def _confidence(self, going: Sequence[Passage], exit: int) -> Float[Tensor, " rows"]:
+        if self._rule in BY_SCORES:
+            return BY_SCORES[self._rule](self._said(going, exit))
         states = torch.cat([each.kept[exit] for each in going])
-        if self._rule == "gate":
-            return self._model.exits[str(exit)].gate.confidence(states)  # type: ignore[no-any-return]
         if self._rule == "saturation":
-            before = max(each for each in going[0].kept if each < exit)
+            before = max(each for each in (0, *self._exits) if each < exit)
             return saturation(states, torch.cat([each.kept[before] for each in going]))
-        view = self._model.view_of(self._engine, {exit: states})
-        return BY_SCORES[self._rule](view.logits(exit))
+        return self._model.exits[str(exit)].gate.confidence(states)  # type: ignore[no-any-return]
+
+    def _said(self, going: Sequence[Passage], exit: int) -> Float[Tensor, "rows vocab"]:
+        """Score the vocabulary, and leave it with the texts: whoever leaves is answered by it."""
+        states = torch.cat([each.kept[exit] for each in going])
+        logits = self._model.view_of(self._engine, {exit: states}).logits(exit)
+        for each, row in zip(going, logits, strict=True):
+            each.said = row
+        return logits
 
     def _agreement(self, going: Sequence[Passage], exit: int) -> tuple[list[bool], list[float]]:
         """Count how many exits in a row have had the same best token."""
-        states = torch.cat([each.kept[exit] for each in going])
-        best = self._model.view_of(self._engine, {exit: states}).logits(exit).argmax(-1).tolist()
+        best = self._said(going, exit).argmax(-1).tolist()
         for each, token in zip(going, best, strict=True):
             each.agreed = each.agreed + 1 if token == each.best else 1
             each.best = token

@@ -89,6 +89,9 @@ class LoopModel(ModelShape, Protocol):
     def check_exits(self, exits: Any, *, attached_only: bool) -> tuple[int, ...]:
         """Give the numbers among some exits, if this model has them all."""
 
+    def refuse_blocks(self, exits: Sequence[ExitName]) -> None:
+        """Refuse exits that run a block of their own, for which our loops keep no cache."""
+
 
 @runtime_checkable
 class DecodingRule(Protocol):

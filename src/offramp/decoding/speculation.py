@@ -63,9 +63,9 @@ class SelfSpeculation:
     """Draft with an early exit or the trained drafter, check with the rest: the same text, sooner.
 
     Attributes:
-        draft_exit: The exit that drafts; None is the model's trained drafter. With nothing given
-            but the engine, all settings are those that ``offramp calibrate`` found to be fastest,
-            if it found any.
+        draft_exit: The exit that drafts; None is the model's trained drafter. With nothing given,
+            all settings are those that ``offramp calibrate`` found to be fastest, if it found any;
+            it times the engine of ``"auto"``.
         draft_length: Tokens of a draft at most; ``"auto"`` drafts on as long as the draft is more
             likely right than ``surest``.
         surest: See ``draft_length``; 0 to 1.
@@ -134,6 +134,7 @@ class SelfSpeculation:
                 raise ConfigError("the drafter reads the last layer; name a draft_exit instead")
             return
         model.check_exits((self.draft_exit,), attached_only=False)
+        model.refuse_blocks((self.draft_exit,))
         if not 0 < self.draft_exit < top:
             raise ConfigError(
                 f"draft_exit must be from 1 to {top - 1}, below what it drafts for; got "
@@ -143,7 +144,7 @@ class SelfSpeculation:
     def settled(self, model: LoopModel) -> "SelfSpeculation":
         """Give these settings, or those that were found to be fastest where all is left open."""
         found = None if model.calibration is None else model.calibration.speculation
-        left_open = self == SelfSpeculation(engine=self.engine)
+        left_open = self == SelfSpeculation()
         if not left_open or found is None or not found.used:
             return self
         chosen = replace(
@@ -199,4 +200,6 @@ def _check_target(target: object) -> None:
 
 def _check_exits(model: LoopModel, target: DecodingRule | None) -> None:
     if target is not None:
-        model.check_exits(target.exits(model), attached_only=target.attached_only)
+        exits = target.exits(model)
+        model.check_exits(exits, attached_only=target.attached_only)
+        model.refuse_blocks(exits)

@@ -75,22 +75,29 @@ class LoopParts:
         """Let exits speak about states that an engine gave, N tokens in place of positions."""
         anatomy = engine.anatomy
         top = states.get(anatomy.depth)
-        projections = self.projections_of(states)
-        extra = [exit for exit, each in projections.items() if isinstance(each, Block)]
-        if extra:
-            raise ConfigError(
-                f"exits {extra} are 'block' exits, which this decoding does not run; use FixedExit "
-                "or Contrast with them, or another exit"
-            )
         return View(
             anatomy=anatomy,
             seen=Watched(
                 states=dict(states), head_input=None if top is None else anatomy.finish(top)
             ),
-            projections=projections,
+            projections=self.projections_of(states),
             keep=_all,
             base_logits=None,
         )
+
+    def refuse_blocks(self, exits: Iterable[ExitName]) -> None:
+        """Refuse exits that run a block of their own, for which our loops keep no cache.
+
+        Raises:
+            ConfigError: One of them does.
+        """
+        attached = self.projections_of(exit for exit in exits if exit != ORIGINAL)
+        extra = [exit for exit, each in attached.items() if isinstance(each, Block)]
+        if extra:
+            raise ConfigError(
+                f"exits {extra} are 'block' exits, which our loops do not run; give FixedExit or "
+                "Contrast itself as decoding to write with them, or name other exits"
+            )
 
     def head_rows(self, exit: ExitName, tokens: Int[Tensor, " some"]) -> Tensor:
         """Give those rows of an exit's head that score some tokens.

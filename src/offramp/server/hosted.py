@@ -65,7 +65,7 @@ class CausalHost:
     def default_contrast(self) -> dict[str, Any] | None:
         """The contrast that is meant where a request names no exits."""
         found = None if self.model.calibration is None else self.model.calibration.contrast
-        if found is not None:
+        if found is not None and found.used:
             return {"upper": found.upper, "lower": found.lower, "alpha": found.alpha}
         lower = self.exit_near(LOWER_SHARE)
         return None if lower is None else {"upper": ORIGINAL, "lower": lower, "alpha": 0.1}

@@ -75,8 +75,8 @@ class Engine(Protocol):
 
     def copy_up(
         self, states: Float[Tensor, "tokens width"], start: int, pieces: Sequence[Piece]
-    ) -> None:
-        """Let all blocks from ``start`` on remember these states, without running them.
+    ) -> int:
+        """Let all blocks from ``start`` on remember these states; give how many had to run for it.
 
         Source: Schuster et al. 2022, "CALM", arXiv:2207.07061, section 3.3 (state propagation).
         """

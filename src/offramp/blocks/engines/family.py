@@ -111,11 +111,12 @@ class FamilyEngine:
 
     def copy_up(
         self, states: Float[Tensor, "tokens width"], start: int, pieces: Sequence[Piece]
-    ) -> None:
-        """Let blocks from ``start`` on remember these states.
+    ) -> int:
+        """Let blocks from ``start`` on remember these states; give how many that are.
 
         A family's own blocks have no way to remember without attending, so each block is run and
         its output dropped: the text is that of state propagation, the time is not.
         """
         for block in range(start, self.anatomy.depth):
             self.run(states, block, block + 1, pieces)
+        return self.anatomy.depth - start

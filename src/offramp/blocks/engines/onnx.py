@@ -224,18 +224,19 @@ class OnnxEngine:
 
     def copy_up(
         self, states: Float[Tensor, "tokens width"], start: int, pieces: Sequence[Piece]
-    ) -> None:
+    ) -> int:
         """Let blocks from ``start`` on remember these states, by the model's own float32 weights.
 
         Keys and values are two small products a block, so PyTorch makes them.
         """
         places = [_places(row, start, self.anatomy.depth, count) for row, count in pieces]
         if start == self.anatomy.depth:
-            return
+            return 0
         where = torch.cat(places)
         cosine, sine = (each[where][:, None] for each in self._turns(int(where.max()) + 1))
         for index, block in enumerate(self.anatomy.blocks[start:], start):
             remember(pieces, index, _remembered(block, states.detach(), cosine, sine))
+        return 0
 
     def _run(
         self, states: Float[Tensor, "tokens width"], segments: Sequence[Segment], row: OnnxRow

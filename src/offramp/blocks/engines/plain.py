@@ -127,16 +127,17 @@ class PlainEngine:
 
     def copy_up(
         self, states: Float[Tensor, "tokens width"], start: int, pieces: Sequence[Piece]
-    ) -> None:
+    ) -> int:
         """Let blocks from ``start`` on remember these states: one small product a block."""
         depth = self.anatomy.depth
         if start == depth:
-            return
+            return 0
         turn = self._turn(states, start, depth, pieces)
         for index in range(start, depth):
             block = self._blocks[index]
             normed = F.rms_norm(states, (states.shape[-1],), block.first_norm, self._epsilon)
             remember(pieces, index, self._heads(block, normed, turn)[:, self._queries :])
+        return 0
 
     def _weights(self, block: Any) -> _Block:
         """Collect a block's weights, and join those of its heads."""

@@ -49,8 +49,7 @@ class Leaving:
         self.exits = plan.answering(model)
         lower = () if plan.lower is None else (plan.lower,)
         self.watched = tuple(sorted({0, *self.exits, *lower}))
-        given = plan.calibrated(model) if plan.threshold is None else plan.threshold
-        self._threshold = given
+        self._threshold = plan.thresholds(model)
 
     def exits_of(
         self, part: Positions, reader: Reader, tokens: Int[Tensor, " tokens"]
@@ -102,7 +101,7 @@ class Leaving:
 
     def _sure(self, part: Positions, reader: Reader, exit: int) -> Bool[Tensor, " some"]:
         rule = self.plan.rule
-        before = max((each for each in self.watched if each < exit), default=0)
+        before = max((each for each in (0, *self.exits) if each < exit), default=0)
         scores = reader.view(part).logits(exit)[0] if rule in BY_SCORES else None
         confidence = confidence_of(reader, part, rule=rule, pair=(before, exit), scores=scores)
         refuse_nan(confidence, f"exit {exit}")
