@@ -6,7 +6,7 @@ A base of GPT-2 medium's shape with random weights, float32, frozen. All read th
     heads            the same by offramp: scores in chunks, dropped once their gradient is known
     lens             12 lenses, divergence from the last layer, all positions, whole vocabulary
     lens_quarter     the same on a random quarter of the positions
-    lens_candidates  a quarter of the positions, likely tokens and 1,024 others
+    lens_candidates  a quarter of the positions, likely tokens and 512 others
 
 Speed: the ways take a training step in turn, in one process. Memory: each way in a process of its
 own, the most it held beyond weights, gradients and optimiser state: ``memory`` in a step that

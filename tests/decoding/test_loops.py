@@ -353,7 +353,6 @@ def test_what_the_model_cannot_follow_is_refused(decoding, error, message):
         (lambda: SelfSpeculation(lookup=-1), "0 or more tokens, got -1"),
         (lambda: SelfSpeculation(draft_exit=2, draft_vocabulary=()), "draft_vocabulary is empty"),
         (lambda: EarlyExit(rule="luck"), "no rule 'luck'"),
-        (lambda: EarlyExit(rule="top_gap"), "needs a threshold"),
         (lambda: EarlyExit(rule="top_gap", threshold=1.5), "from 0 to 1, got 1.5"),
         (lambda: EarlyExit(rule="patience", threshold=1), "at least 2; got 1"),
         (lambda: EarlyExit(rule="fixed", threshold=0.5, exits=(1,)), "has no threshold"),

@@ -3,6 +3,7 @@
 import json
 import logging
 import pickle
+import resource
 
 import datasets
 import pytest
@@ -311,3 +312,16 @@ def test_a_tokenizer_without_padding_pads_with_its_end(byte_tokenizer):
 def test_lengths_are_multiples_of_at_least_one(byte_tokenizer):
     with pytest.raises(ConfigError, match="multiple_of must be at least 1, got 0"):
         Collator(byte_tokenizer, multiple_of=0)
+
+
+def test_a_disk_that_is_full_ends_in_one_line(byte_tokenizer, tmp_path):
+    source = write(tmp_path, [{"text": "word " * 200}] * 50)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
+    try:
+        with pytest.raises(InputError, match=r"cannot keep the rows .* make room"):
+            rows_of(source, byte_tokenizer)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    assert rows_of(source, byte_tokenizer)

@@ -18,7 +18,11 @@ from offramp.errors import CheckpointError, ConfigError, ExitNotFoundError, Inpu
 from offramp.training.checkpoints import last_checkpoint
 from offramp.training.data import DataSettings, load_rows
 from offramp.training.exits import freeze_
-from small_training import curve, model_of, ragged_rows, train, weights_of
+from offramp.training.objectives import Objective
+from offramp.training.positions import aligned
+from offramp.training.states import KeptStates, keep_states
+from offramp.training.student import Lesson, Student
+from small_training import collate, curve, model_of, ragged_rows, train, weights_of
 
 SHORT = {"epochs": 1.0}
 
@@ -238,6 +242,35 @@ def test_held_out_rows_are_evaluated_at_every_checkpoint_at_the_same_positions(t
 
     losses = [line["eval_loss"] for line in curve(tmp_path) if "eval_loss" in line]
     assert losses == pytest.approx([losses[0]] * 2, rel=1e-5)
+
+
+def test_all_kept_states_that_are_held_out_are_evaluated(tmp_path):
+    model, rows = model_of(), ragged_rows(6, seed=1)
+    lesson = Lesson(objective=Objective(), exit_weights=dict.fromkeys((1, 2, 3), 1.0))
+    whole = [aligned(collate(rows[place : place + 2]), model) for place in (0, 2, 4)]
+    keep_states(Student(model, lesson), whole, tmp_path / "states")
+    held = KeptStates(Student(model, lesson), tmp_path / "states")
+
+    for name, some in (("text", rows), ("states", held)):
+        train(tmp_path / name, held_out=some, batch_size=2, positions=1.0, **SHORT)
+
+    text, states = (
+        [line["eval_loss"] for line in curve(tmp_path / name) if "eval_loss" in line]
+        for name in ("text", "states")
+    )
+    assert len(text) > 1
+    assert states == pytest.approx(text, rel=1e-5)
+
+
+def test_exits_that_are_kept_in_few_bits_are_told_of(tmp_path, caplog):
+    train(tmp_path / "few", model_of(dtype=torch.bfloat16), **SHORT)
+    train(tmp_path / "many", **SHORT)
+
+    assert [each for each in caplog.messages if "bfloat16" in each] == [
+        "the exits are trained in bfloat16, where steps smaller than a few thousandths of a weight "
+        "are lost; load the model in float32 (--dtype float32), and use precision='bfloat16' for "
+        "speed"
+    ]
 
 
 def test_tensorboard_gets_the_curve(tmp_path):

@@ -105,8 +105,9 @@ Model = Annotated[
 Exits = Annotated[
     str | None,
     option(
-        "Attach fresh exits here, such as 6;12 (in quotes); by default every even block. With "
-        "neither --exits nor --projection, exits that the model brings are trained on.",
+        "Attach fresh exits here, such as 6;12 (in quotes); by default every even block but the "
+        "last, which --recipe published has, too. With neither --exits nor --projection, exits "
+        "that the model brings are trained on.",
         EXITS,
         metavar="EXITS",
     ),

@@ -1,6 +1,6 @@
 """The options of ``offramp generate``, with the help that each shows.
 
-A text here is an option's only description; docs/cli.md is made from it.
+A text here is an option's only description.
 """
 
 from enum import StrEnum

@@ -37,7 +37,8 @@ def attach(model: Any, settings: Training) -> tuple[int, ...]:
                 "add --projection head"
             )
         return ()
-    numbers = range(2, model.depth, 2) if settings.exits is None else parse_exits(settings.exits)
+    end = model.depth + settings.published  # the published model has a head at its last layer, too
+    numbers = range(2, end, 2) if settings.exits is None else parse_exits(settings.exits)
     projection = settings.projection or ("head" if settings.published else "lens")
     attach_exits(model, numbers, projection)
     return tuple(numbers)

@@ -165,8 +165,15 @@ def _stored(make: _Maker) -> datasets.Dataset:
     try:
         return datasets.Dataset.from_generator(make, features=make.features, fingerprint=name)
     except datasets.exceptions.DatasetGenerationError as error:
-        if isinstance(error.__cause__, OfframpError):
-            raise error.__cause__ from None
+        cause = error.__cause__
+        if isinstance(cause, OfframpError):
+            raise cause from None
+        if isinstance(cause, OSError):
+            place = datasets.config.HF_DATASETS_CACHE
+            raise InputError(
+                f"cannot keep the rows in {place}: {cause.strerror or cause}; make room, or name "
+                "another folder by HF_DATASETS_CACHE"
+            ) from None
         raise
 
 

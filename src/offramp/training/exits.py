@@ -15,11 +15,13 @@ sharded (offramp.training.weights). Where the rows do not divide evenly among th
 last step of an epoch takes some rows from its beginning once more, as accelerate does.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 from transformers import TrainerCallback
@@ -31,6 +33,8 @@ from offramp.training.settings import TrainSettings
 from offramp.training.states import KeptStates
 from offramp.training.student import Student
 from offramp.training.trainer import ExitTrainer
+
+_logger = logging.getLogger(__name__)
 
 Rows = Any
 """A data set of rows with ``input_ids`` and ``labels``, as ``offramp.training.data`` gives them, or
@@ -81,8 +85,9 @@ def train_exits(
         model.activation_checkpointing_enable({"use_reentrant": False})
     if held_out is not None:
         arguments = {"eval_strategy": "steps", "eval_steps": settings.save_steps, **arguments}
-    if isinstance(rows, KeptStates):
-        arguments = {"per_device_train_batch_size": 1, **arguments}
+    for name, some in (("train", rows), ("eval", held_out)):
+        if isinstance(some, KeptStates):
+            arguments = {f"per_device_{name}_batch_size": 1, **arguments}
     blocks = any(model.exits[str(exit)].mode.short == "block" for exit in numbers)
     arguments = {"ddp_find_unused_parameters": settings.unfreeze or blocks, **arguments}
     chosen = settings.arguments(output, **arguments)
@@ -99,11 +104,25 @@ def train_exits(
         data_collator=shifted(collate, model),
         callbacks=list(callbacks),
     )
+    if trainer.is_world_process_zero():
+        _tell_of_few_bits(model, numbers)
     check_facts(output, facts_of(student, trainer), write=trainer.is_world_process_zero())
     trainer.accelerator.wait_for_everyone()
     result = trainer.train(resume_from_checkpoint=last_checkpoint(output))
     trainer.save_model(str(output))
     return result
+
+
+def _tell_of_few_bits(model: Any, exits: Sequence[int]) -> None:
+    """Say so where a small step would be rounded away."""
+    weights = (each for exit in exits for each in model.exits[str(exit)].parameters())
+    few = {each.dtype for each in weights if each.requires_grad} & {torch.bfloat16, torch.float16}
+    for dtype in few:
+        _logger.warning(
+            f"the exits are trained in {str(dtype).removeprefix('torch.')}, where steps smaller "
+            "than a few thousandths of a weight are lost; load the model in float32 (--dtype "
+            "float32), and use precision='bfloat16' for speed"
+        )
 
 
 def facts_of(student: Student, trainer: ExitTrainer) -> dict[str, Any]:
