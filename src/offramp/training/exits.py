@@ -4,7 +4,8 @@ In:  a model with exits, rows of tokens, settings. Out: a folder with the traine
      on the way.
 Law: a frozen base keeps its bits; killed at any moment and resumed, or divided over processes, the
      training ends with the same curve (tests/training/test_exits.py, test_killed.py,
-     test_processes.py). A training of nothing, or of the base by mistake, does not start.
+     test_processes.py); divided, but for candidates and layer dropout, which are drawn by the
+     batch. A training of nothing, or of the base by mistake, does not start.
 Not here: losses (offramp.training.student), rows (offramp.training.data), closed forms
      (offramp.training.closed_form), gates (offramp.training.gates), files and the Trainer itself
      (offramp.training.checkpoints, offramp.training.trainer).
