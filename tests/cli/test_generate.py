@@ -205,3 +205,7 @@ def test_every_dtype_answers_with_exits(generate, dtype):
     ran = generate("a ferry", "--dtype", dtype, "--contrast", "original:2")
 
     assert (ran.code, ran.err) == (0, "")
+
+
+def test_a_rule_that_nobody_calibrated_asks_for_its_threshold(generate, refused):
+    refused(generate("a", "--early-exit", "top_gap"), "rule 'top_gap' needs a threshold", "try 0.9")

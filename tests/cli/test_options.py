@@ -97,7 +97,6 @@ def test_sampling_options_may_be_left_to_a_model_that_samples():
         ("--dola 2,2", "different exit numbers"),
         ("--early-exit luck:1", "--early-exit takes one of gate"),
         ("--early-exit schedule", "--early-exit takes one of gate"),
-        ("--early-exit top_gap", "needs a threshold"),
         ("--early-exit top_gap:1.5", "from 0 to 1, got 1.5"),
         (
             "--early-exit top_gap:much",
