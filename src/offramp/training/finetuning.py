@@ -116,22 +116,22 @@ def tokenised(
         for source, target in zip(sources, targets, strict=True)
         if len(target) <= settings.max_target
     ]
-    long, elmer = len(pairs) - len(rows), getattr(config, "model_type", "") == "elmer"
-    room = have_room(config, rows) if elmer else [True] * len(rows)
-    short, cut = room.count(False), elmer and config.output_head == "plain"
-    if not cut:
-        rows = [row for row, fits in zip(rows, room, strict=True) if fits]
-    why = {
-        f"a target of more than {settings.max_target} tokens (raise max_target)": long,
-        f"a target that does not fit its canvas ({REMEDY})": 0 if cut else short,
-    }
+    long = f"a target of more than {settings.max_target} tokens (raise max_target)"
+    why, cut = {long: len(pairs) - len(rows)}, 0
+    if getattr(config, "model_type", "") == "elmer":
+        room = have_room(config, rows)
+        if config.output_head == "plain":
+            cut = room.count(False)
+        else:
+            why[f"a target that does not fit its canvas ({REMEDY})"] = room.count(False)
+            rows = [row for row, fits in zip(rows, room, strict=True) if fits]
     told = ", ".join(f"{count} with {fault}" for fault, count in why.items() if count)
     lines = [f"{sum(why.values())} of {len(pairs)} {name} left out: {told}"] if told else []
     if not rows:
         raise InputError(lines[0])
-    if cut and short:
+    if cut:
         lines.append(
-            f"{short} of {len(pairs)} {name} with a target longer than the canvas that its source "
+            f"{cut} of {len(pairs)} {name} with a target longer than the canvas that its source "
             f"gives, where the text will be cut ({REMEDY})"
         )
     return rows, "; ".join(lines)

@@ -102,7 +102,7 @@ def pretrain(
         callbacks=list(callbacks),
     )
     if trainer.is_world_process_zero() and model.config.output_head != "plain":
-        _check_room(model.config, corrupted(rows, train))
+        _check_room(model.config, trainer.train_dataset)
     facts = facts_of(settings, rows=len(rows) if hasattr(rows, "__len__") else None)
     check_facts(output, facts, write=trainer.is_world_process_zero(), exits=False)
     trainer.accelerator.wait_for_everyone()
