@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--no-gates", action="store_true")
     parser.add_argument("--output", default="shipped")
     plan = parser.parse_args()
-    model, tokenizer = prepared(EXITS)
+    model, tokenizer = prepared(EXITS, "cast", torch.bfloat16)
     stored = [read_own(folder / TABLE) for folder in plan.exits]
     assert sorted(exit for each in stored for exit in each.projections) == list(EXITS)
     for each in stored:

@@ -4,9 +4,9 @@
     python recipes/default_exits/train.py --self self*.jsonl --prose prose --states states \
         --exits 16 18 20 22 24 26 28 --output high
 
-The base runs in bfloat16, the exits are float32. On two cores, two processes with half of the exits
-each take less time than one. Killed and started again, each goes on from its last checkpoint. See
-README.md beside this file for the data and the logs; ship.py joins the exits.
+The base runs in bfloat16 unless told otherwise, the exits are float32. On two cores, two processes
+with half of the exits each take less time than one. Killed and started again, each goes on from its
+last checkpoint. See README.md beside this file for the data and the logs; ship.py joins the exits.
 """
 
 import argparse
@@ -67,13 +67,21 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="only keep the states")
     parser.add_argument("--exits", nargs="+", type=int, default=EXITS)
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--projection", choices=("cast", "lens"), default="cast")
+    parser.add_argument(
+        "--precision",
+        choices=("bfloat16", "float32"),
+        default="bfloat16",
+        help="of the base and of the training's products; float32 is faster without AMX",
+    )
     parser.add_argument("--prose-tokens", type=int, default=150_000)
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--epochs", type=float, default=1)
     parser.add_argument("--threads", type=int, default=2)
     plan = parser.parse_args()
     torch.set_num_threads(plan.threads)
-    model, tokenizer = prepared(EXITS if plan.keep else plan.exits)
+    low = plan.precision == "bfloat16"
+    model, tokenizer = prepared(plan.exits, plan.projection, getattr(torch, plan.precision))
     rows = rows_of(plan.self_text, plan.prose, tokenizer=tokenizer, prose_tokens=plan.prose_tokens)
     give = shifted(Collator(tokenizer), model)
     settings = TrainSettings(
@@ -81,7 +89,7 @@ def main() -> None:
         candidates=512,
         learning_rate=plan.learning_rate,
         epochs=plan.epochs,
-        precision="bfloat16",
+        precision=plan.precision,
         save_steps=100,
         log_steps=20,
         keep=3,
@@ -89,11 +97,11 @@ def main() -> None:
     )
     student = Student(model, settings.lesson(tuple(model.exit_numbers)))
     if plan.keep:
-        with torch.autocast("cpu", torch.bfloat16), tqdm(unit=" positions") as bar:
+        with torch.autocast("cpu", torch.bfloat16, enabled=low), tqdm(unit=" positions") as bar:
             keep_states(student, batches(rows, give), plan.states, advance=bar.update)
         return
     few = rows.shuffle(seed=SEED).select(range(min(400, len(rows))))
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=low):
         start_(model, batches(few, give), plan.output / "closed-form")
     kept = KeptStates(student, plan.states)
     done = train_exits(
@@ -102,11 +110,11 @@ def main() -> None:
     print(done, flush=True)
 
 
-def prepared(exits: Sequence[int]) -> tuple[Any, Any]:
-    """Load the base in bfloat16 with fresh exits in float32."""
+def prepared(exits: Sequence[int], projection: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Load the base in a dtype with fresh exits in float32."""
     base = ensure_default()
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
-    attach_exits(model, tuple(exits), "cast").exits.float()
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+    attach_exits(model, tuple(exits), projection).exits.float()
     model.name_or_path = ""  # whoever loads these exits gives the base
     return model, AutoTokenizer.from_pretrained(base)
 

@@ -98,6 +98,20 @@ def test_early_answers_save_blocks_and_are_used_by_default(calibrate, early, pai
     assert output.sequences.tolist() == plain.tolist()
 
 
+def test_exits_that_were_chosen_are_the_only_ones_asked(calibrate, early, pairs, tmp_path):
+    result = found(calibrate(early, pairs, "--no-timing", "--json", "--exits", "3"))
+
+    assert result["early_exit"][0]["exits"] == [3]
+    model = AutoMultiExitModel.from_pretrained(early, exits=tmp_path / "found")
+    ids = torch.tensor([[70, 71, 72]])
+    options = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None}
+    output = model.generate(ids, decoding=EarlyExit(), return_dict_in_generate=True, **options)
+    assert output.exits[0].tolist() == [4, *[3] * 7]
+    assert EarlyExit(min_exit=3).answering(model) == EarlyExit(min_exit=2).answering(model) == (3,)
+    assert EarlyExit(exits=(2, 3)).calibrated(model) is None
+    assert EarlyExit(threshold=0.5).answering(model) == (1, 2, 3)
+
+
 def test_gates_that_know_nothing_give_no_threshold_that_saves_much(calibrate, clueless, pairs):
     ran = calibrate(clueless, pairs, "--no-timing", "--json")
 
@@ -230,6 +244,8 @@ def test_the_best_contrast_is_looked_for_where_it_is_asked(calibrate, folder, pa
         (("--self-tokens", 5), ("--self-tokens belongs to --data self",)),
         (("--rounds", 4), ("--rounds", "5")),
         (("--rule", "patience"), ("--rule", "patience")),
+        (("--exits", "2;4"), ("exit 4 is not attached", "1, 2, 3")),
+        (("--exits", "two"), ("got 'two'",)),
     ],
 )
 def test_options_out_of_range_are_refused(calibrate, early, pairs, refused, arguments, words):

@@ -64,6 +64,16 @@ def told(ran):
             EarlyExit(rule="patience", threshold=2),
             "early exit patience:2 of original",
         ),
+        (
+            "--early-exit top_gap:0.001 --exits 1;3 --min-exit 2",
+            EarlyExit(rule="top_gap", threshold=0.001, exits=(1, 3), min_exit=2),
+            "early exit top_gap:0.001 exits 1;3 min exit 2 of original",
+        ),
+        (
+            "--early-exit schedule:0=3;4=1",
+            EarlyExit(rule="schedule", schedule=((0, 3), (4, 1))),
+            "early exit schedule:0=3;4=1 of original",
+        ),
     ],
 )
 def test_every_way_to_decode_is_the_librarys(generate, library, folder, options, decoding, name):

@@ -122,6 +122,7 @@ def test_a_file_of_results_is_gone_on_with(generate, elmer, file, tmp_path):
     [
         ("--contrast original:2", "--contrast original:2 means nothing to an ELMER model"),
         ("--num-beams 3", "--num-beams 3 means nothing to an ELMER model"),
+        ("--early-exit gate --exits 1", "--exits 1 means nothing to an ELMER model"),
         ("--speculate 2", "--speculate 2 means nothing to an ELMER model"),
         ("--chat", "--chat means nothing to an ELMER model"),
         ("--stream", "ELMER writes all at once"),

@@ -92,6 +92,15 @@ RuleName = Annotated[
         rich_help_panel=PROMISE,
     ),
 ]
+Exits = Annotated[
+    str | None,
+    typer.Option(
+        metavar="EXITS",
+        help="Only these may answer, such as 20;24;28 (in quotes); choose them without the text. "
+        "Each exit that is asked costs time. By default all that can.",
+        rich_help_panel=PROMISE,
+    ),
+]
 ContrastToo = Annotated[
     bool,
     typer.Option(
@@ -172,6 +181,7 @@ class Wanted:
     bound: float
     confidence: float
     rule: str
+    exits: str | None
     contrast: bool
     timing: bool
     rounds: int
@@ -216,6 +226,7 @@ def calibrate(  # noqa: PLR0913 - one parameter for each option
     bound: Bound = 0.05,
     confidence: Confidence = 0.95,
     rule: RuleName = Rule.gate,
+    exits: Exits = None,
     contrast: ContrastToo = False,
     model: options.Model = None,
     exits_from: options.ExitsFrom = None,
@@ -252,6 +263,7 @@ def calibrate(  # noqa: PLR0913 - one parameter for each option
         bound=bound,
         confidence=confidence,
         rule=rule.value,
+        exits=exits,
         contrast=contrast,
         timing=timing,
         rounds=rounds,

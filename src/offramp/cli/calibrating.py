@@ -21,6 +21,7 @@ from offramp.cli.quiet import memory_named, quiet
 from offramp.cli.show import progress, remark, show_json
 from offramp.cli.texts import batched, check_readable, read_rows
 from offramp.cli.trials import Trials, run_trials
+from offramp.config import parse_exits
 from offramp.decoding.calibrated import Calibrated, CalibratedContrast
 from offramp.errors import CheckpointError, ConfigError, InputError, first_line
 from offramp.evaluation.contrasts import best_contrast
@@ -80,7 +81,9 @@ class _Run:
         )
         self.model = self.loaded.model
         self.model.calibration = None  # what is measured must not be decided by an earlier one
-        self.exits = recorded_exits(self.model, wanted.rule)
+        self.exits = recorded_exits(
+            self.model, wanted.rule, None if wanted.exits is None else parse_exits(wanted.exits)
+        )
         self._check_output()
 
     def go(self) -> dict[str, Any]:

@@ -130,8 +130,27 @@ EarlyExitRule = Annotated[
         "--early-exit",
         metavar="RULE[:VALUE]",
         help="Leave each token's blocks at the first exit that is sure: gate, top_probability:0.9, "
-        "top_gap:0.9, entropy:0.95, saturation:0.99, patience:3 or fixed:12. With --contrast the "
-        "exit that answers is contrasted with the lower one.",
+        "top_gap:0.9, entropy:0.95, saturation:0.99, patience:3, fixed:12, or, by new token, "
+        "schedule:0=24;50=12 (in quotes). With --contrast the exit that answers is contrasted with "
+        "the lower one.",
+        rich_help_panel=SPEED,
+    ),
+]
+EarlyExits = Annotated[
+    str | None,
+    typer.Option(
+        "--exits",
+        metavar="EXITS",
+        help="With --early-exit: only these may answer, such as 16;22;28 (in quotes).",
+        rich_help_panel=SPEED,
+    ),
+]
+MinExit = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="EXIT",
+        help="With --early-exit: no token leaves below this exit.",
         rich_help_panel=SPEED,
     ),
 ]

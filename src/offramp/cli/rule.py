@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from offramp.cli.settings import ExitChoice, Settings
-from offramp.config import ORIGINAL, parse_exit
+from offramp.config import ORIGINAL, parse_exit, parse_exits
 from offramp.decoding import Autoregressive, Contrast, DoLa, EarlyExit, FixedExit, SelfSpeculation
 from offramp.decoding.protocol import DecodingLoop, DecodingRule
 from offramp.decoding.rule_text import early_exit_fields
@@ -45,8 +45,9 @@ def read_decoding(settings: Settings) -> tuple[DecodingRule | DecodingLoop | Non
     rule, name = read_rule(settings)
     if settings.early_exit is not None:
         loop = _early_exit(settings, rule)
-        suffix = "" if loop.cache == "defer" else f" cache {loop.cache}"
-        return loop, f"early exit {settings.early_exit}{suffix} of {name}"
+        more = {"exits": settings.exits, "min exit": loop.min_exit, "cache": settings.cache}
+        told = [f" {name} {value}" for name, value in more.items() if value]
+        return loop, f"early exit {settings.early_exit}{''.join(told)} of {name}"
     if settings.speculate is not None:
         return _speculation(settings, rule), name  # the same text, so the same name
     if settings.runtime is not None:
@@ -56,6 +57,14 @@ def read_decoding(settings: Settings) -> tuple[DecodingRule | DecodingLoop | Non
 
 def _early_exit(settings: Settings, rule: DecodingRule | None) -> EarlyExit:
     options = early_exit_fields(str(settings.early_exit), option="--early-exit ")
+    if settings.exits is not None:
+        if "exits" in options or "schedule" in options:
+            raise ConfigError(
+                f"--early-exit {settings.early_exit} names its exits itself; leave out --exits "
+                f"{settings.exits}"
+            )
+        options["exits"] = parse_exits(settings.exits)
+    options["min_exit"] = settings.one_pass.min_exit or 0
     if isinstance(rule, Contrast):
         if rule.upper != ORIGINAL or not isinstance(rule.lower, int):
             raise ConfigError(

@@ -44,8 +44,9 @@ def answers_of(settings: Settings, prompts: Sequence[Prompt]) -> "AnyAnswers":
     """
     if is_elmer(settings.model):
         return OnePassAnswers(settings, prompts)
+    given = {name: value for name, value in settings.one_pass.given.items() if name != "min_exit"}
     refuse(
-        settings.one_pass.given,
+        given,
         "is for models that write in one pass; name an ELMER model by --model, or leave it out",
     )
     return Answers(settings, prompts)
@@ -162,7 +163,7 @@ def _source(prompt: Prompt) -> str:
 def _refuse_others(settings: Settings) -> None:
     """Refuse what would be ignored."""
     rules = ("contrast", "exit", "dola")
-    others = ("exits_from", *rules, "cache", "speculate", "runtime", "chat", "system")
+    others = ("exits_from", *rules, "exits", "cache", "speculate", "runtime", "chat", "system")
     given = {name: getattr(settings, name) for name in others}
     sampling = {name: value for name, value in settings.sampling.items() if name not in KNOWN}
     refuse(

@@ -60,6 +60,7 @@ class Settings(ExitChoice):
     batch_size: int
     seed: int | None
     early_exit: str | None = None
+    exits: str | None = None
     cache: str | None = None
     speculate: str | None = None
     draft_length: int | None = None
@@ -88,8 +89,10 @@ class Settings(ExitChoice):
             given = [f"--{name} {value}" for name, value in other.items() if value is not None]
             if given:
                 raise ConfigError(f"--early-exit and {given[0]} exclude each other; keep one")
-        if self.cache is not None and self.early_exit is None:
-            raise ConfigError(f"--cache {self.cache} belongs to --early-exit; add it")
+        needing = {"exits": self.exits, "cache": self.cache, "min-exit": self.one_pass.min_exit}
+        for name, value in needing.items():
+            if value is not None and self.early_exit is None:
+                raise ConfigError(f"--{name} {value} belongs to --early-exit; add it")
         for name, value in (("draft-length", self.draft_length), ("lookup", self.lookup)):
             if value is not None and self.speculate is None:
                 raise ConfigError(f"--{name} {value} belongs to --speculate; add --speculate 12")

@@ -23,6 +23,7 @@ import torch
 
 from offramp.blocks.engines import Engine
 from offramp.config import ORIGINAL, ExitName
+from offramp.decoding.calibrated import CalibratedExit
 from offramp.decoding.judge import BY_SCORES, RULES, Judge, Passage
 from offramp.decoding.protocol import DecodingRule, LoopModel, StateView, Steps
 from offramp.decoding.request import Text
@@ -42,11 +43,12 @@ class EarlyExit:
             the same best token), ``fixed`` (leave at the first of ``exits``), ``schedule``.
         threshold: Leave above this confidence, 0 to 1; 1 never stops. One for all exits, or one for
             each by number. None is what ``offramp calibrate`` found for the rule (nobody leaves if
-            it found that no threshold keeps its bound), if all exits may answer, with
-            ``cache="defer"`` and no ``lower``; else, for ``gate``, the thresholds of the gates'
-            training, at which they leave too. For ``patience`` the number of exits that must agree.
-        exits: Which exits may answer; None is all that are attached (of those with a gate, for
-            ``gate``).
+            it found that no threshold keeps its bound), if the exits that it found it for may
+            answer, with ``cache="defer"`` and no ``lower``; else, for ``gate``, the thresholds of
+            the gates' training, at which they leave too. For ``patience`` the number of exits that
+            must agree.
+        exits: Which exits may answer; None is those that ``threshold=None`` was calibrated for,
+            else all that are attached (of those with a gate, for ``gate``).
         min_exit: No exit below this one answers.
         cache: ``"defer"`` fills blocks that were left out when a later token needs them, exactly;
             ``"copy"`` lets them remember the state of the exit (CALM).
@@ -160,6 +162,8 @@ class EarlyExit:
             exits = {exit for _, exit in self.schedule}
         elif self.exits is not None:
             exits = set(self.exits)
+        elif (found := self._found(model)) is not None and found.thresholds is not None:
+            exits = set(found.thresholds)
         else:
             exits = {
                 exit
@@ -170,16 +174,23 @@ class EarlyExit:
         return tuple(sorted(exit for exit in exits if lowest <= exit < model.depth))
 
     def calibrated(self, model: LoopModel) -> Mapping[int, float] | None:
-        """Give the thresholds that were found for all exits together, if these are they."""
-        promised = self.threshold is None and self.cache == "defer" and self.lower is None
-        if not promised or model.calibration is None:
-            return None
-        found, exits = model.calibration.early_exit_by(self.rule), self.answering(model)
+        """Give the thresholds that were found for some exits together, if these are they."""
+        found, exits = self._found(model), self.answering(model)
         if found is None:
             return None
         if found.thresholds is None:
             return dict.fromkeys(exits, 1.0)
         return found.thresholds if tuple(found.thresholds) == exits else None
+
+    def _found(self, model: LoopModel) -> CalibratedExit | None:
+        """Give what calibration promised for a call like this one, if its exits may answer."""
+        promised = self.threshold is None and self.cache == "defer" and self.lower is None
+        if not promised or model.calibration is None:
+            return None
+        found = model.calibration.early_exit_by(self.rule)
+        if found is not None and found.thresholds and min(found.thresholds) < self.min_exit:
+            return None
+        return found
 
     def thresholds(self, model: LoopModel) -> float | Mapping[int, float] | None:
         """Give what is asked for, else what was found; None leaves it to the gates."""

@@ -90,17 +90,26 @@ def record(
     ]
 
 
-def recorded_exits(model: Any, rule: str) -> tuple[int, ...]:
+def recorded_exits(model: Any, rule: str, asked: tuple[int, ...] | None = None) -> tuple[int, ...]:
     """Give the exits that may answer by a rule: those below the last layer, for ``gate`` with one.
 
+    Args:
+        model: Has the exits.
+        rule: One of ``RECORDED_RULES``.
+        asked: Only these.
+
     Raises:
-        ConfigError: There is none, or the rule is unknown.
+        ConfigError: There is none, one of those asked for cannot answer, or the rule is unknown.
+        ExitNotFoundError: One of those asked for does not exist.
     """
     if rule not in RECORDED_RULES:
         raise ConfigError(
             f"no rule {rule!r} has a threshold; use one of {', '.join(RECORDED_RULES)}"
         )
-    exits = EarlyExit(rule=rule, threshold=1.0).answering(model)
+    plan = EarlyExit(rule=rule, threshold=1.0, exits=asked)
+    exits = plan.answering(model)
+    if asked is not None:
+        plan.check(model)
     if not exits and rule == "gate":
         raise ConfigError(
             "no exit of this model has a gate; train them by offramp train --gates, or use "
