@@ -112,6 +112,26 @@ def test_exits_that_were_chosen_are_the_only_ones_asked(calibrate, early, pairs,
     assert EarlyExit(threshold=0.5).answering(model) == (1, 2, 3)
 
 
+def test_a_metric_of_whole_texts_is_promised_and_used(
+    calibrate, early, pairs, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("offramp.evaluation.text_risk.THRESHOLDS", (0.9, 0.1))
+    chosen = ("--metric", "chrf", "--max-new-tokens", 4, "--batch-size", 40, "--no-timing")
+    result = found(calibrate(early, pairs, *chosen, "--json"))
+
+    (only,) = result["early_exit"]
+    assert (only["metric"], only["usable"], only["risk"]) == ("chrf", True, 0.0)
+    assert (only["num_texts"], only["held_out"]["num_texts"]) == (80, 40)
+    assert only["held_out"]["risk"] == 0.0
+    assert 0.3 < only["saved"] < 0.4  # three of four tokens leave at exit 2 of 4
+    model = AutoMultiExitModel.from_pretrained(early, exits=tmp_path / "found")
+    assert model.calibration.thresholds("gate") == dict(
+        zip((1, 2, 3), only["thresholds"], strict=True)
+    )
+    told = calibrate(early, pairs, *chosen, output=tmp_path / "told").out
+    assert "chrf less 0.05" in told
+
+
 def test_gates_that_know_nothing_give_no_threshold_that_saves_much(calibrate, clueless, pairs):
     ran = calibrate(clueless, pairs, "--no-timing", "--json")
 
@@ -245,6 +265,7 @@ def test_the_best_contrast_is_looked_for_where_it_is_asked(calibrate, folder, pa
         (("--rounds", 4), ("--rounds", "5")),
         (("--rule", "patience"), ("--rule", "patience")),
         (("--exits", "2;4"), ("exit 4 is not attached", "1, 2, 3")),
+        (("--metric", "taste"), ("--metric", "taste", "rougeL")),
         (("--exits", "two"), ("got 'two'",)),
     ],
 )
@@ -254,6 +275,9 @@ def test_options_out_of_range_are_refused(calibrate, early, pairs, refused, argu
 
 def test_what_cannot_be_calibrated_is_refused(calibrate, early, folder, pairs, refused, write):
     refused(calibrate(folder, pairs), "no exit of this model has a gate", "top_gap")
+    refused(calibrate(early, "self", "--metric", "chrf"), "--metric chrf needs pairs")
+    prose = write("prose.txt", "No prompt, no completion.")
+    refused(calibrate(early, prose, "--metric", "chrf"), "row 1 has no prompt or no completion")
     refused(calibrate(early, "self", "--contrast"), "--contrast needs text of people")
     refused(calibrate(early, write("empty.txt", "")), "empty.txt")
     refused(calibrate(early, pairs, output=write("file", "")), "is not a folder")

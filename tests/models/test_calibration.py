@@ -233,7 +233,7 @@ def test_settings_equal_to_the_defaults_are_themselves(base, kept):
     [
         (lambda content: content.pop("date"), r"missing \['date'\]"),
         (lambda content: content.update(extra=1), r"unknown \['extra'\]"),
-        (lambda content: content.update(version=2), "version 2"),
+        (lambda content: content.update(version=1), "version 1"),
         (lambda content: content.update(machine=[]), "machine cannot be"),
         (lambda content: content.update(exits_hash="x"), "for other exits than those beside it"),
         (lambda content: content["speculation"].update(used=1), "used cannot be 1"),

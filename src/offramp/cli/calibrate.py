@@ -31,6 +31,17 @@ class Rule(StrEnum):
     saturation = "saturation"
 
 
+class Metric(StrEnum):
+    """What a risk is a loss in; the second and later ones are of offramp.evaluation.text_risk."""
+
+    agreement = "agreement"
+    rouge1 = "rouge1"
+    rouge2 = "rouge2"
+    rougeL = "rougeL"  # noqa: N815 - its name everywhere
+    chrf = "chrf"
+    exact_match = "exact_match"
+
+
 Data = Annotated[
     str,
     typer.Option(
@@ -72,7 +83,17 @@ Bound = Annotated[
     typer.Option(
         metavar="SHARE",
         help="Share of tokens that may differ from the whole model's, between 0 and 1; 0.1, 0.05 "
-        "and 0.02 are always reported, too.",
+        "and 0.02 are always reported, too. With --metric what may be lost of it.",
+        rich_help_panel=PROMISE,
+    ),
+]
+MetricName = Annotated[
+    Metric,
+    typer.Option(
+        metavar="NAME",
+        help="What may be lost: agreement with the whole model, token by token; or rouge1, "
+        "rouge2, rougeL, chrf or exact_match of whole texts against the completions, 0 to 1, for "
+        "which the texts are written again with every threshold.",
         rich_help_panel=PROMISE,
     ),
 ]
@@ -127,7 +148,7 @@ NewTokens = Annotated[
         "--max-new-tokens",
         min=1,
         metavar="N",
-        help="Longest text that is measured.",
+        help="Longest text that is timed, or written for --metric.",
         rich_help_panel=SPEED,
     ),
 ]
@@ -182,6 +203,7 @@ class Wanted:
     confidence: float
     rule: str
     exits: str | None
+    metric: str
     contrast: bool
     timing: bool
     rounds: int
@@ -204,6 +226,11 @@ class Wanted:
             )
         if self.self_tokens is not None and self.data != SELF:
             raise ConfigError("--self-tokens belongs to --data self; add it")
+        if self.metric != Metric.agreement and self.data == SELF:
+            raise ConfigError(
+                f"--metric {self.metric} needs pairs with completions of people, not --data self; "
+                "leave it out for agreement with the whole model"
+            )
         if self.contrast and self.data == SELF:
             raise ConfigError(
                 "--contrast needs text of people, not --data self, under which the model's own "
@@ -227,6 +254,7 @@ def calibrate(  # noqa: PLR0913 - one parameter for each option
     confidence: Confidence = 0.95,
     rule: RuleName = Rule.gate,
     exits: Exits = None,
+    metric: MetricName = Metric.agreement,
     contrast: ContrastToo = False,
     model: options.Model = None,
     exits_from: options.ExitsFrom = None,
@@ -264,6 +292,7 @@ def calibrate(  # noqa: PLR0913 - one parameter for each option
         confidence=confidence,
         rule=rule.value,
         exits=exits,
+        metric=metric.value,
         contrast=contrast,
         timing=timing,
         rounds=rounds,

@@ -24,11 +24,13 @@ from offramp.cli.trials import Trials, run_trials
 from offramp.config import parse_exits
 from offramp.decoding.calibrated import Calibrated, CalibratedContrast
 from offramp.errors import CheckpointError, ConfigError, InputError, first_line
+from offramp.evaluation.calibration import AGREEMENT
 from offramp.evaluation.contrasts import best_contrast
 from offramp.evaluation.machine import machine_facts
 from offramp.evaluation.promises import Promise, divide, promise
 from offramp.evaluation.recording import record, recorded_exits
 from offramp.evaluation.replay import Ladder
+from offramp.evaluation.text_risk import THRESHOLDS, TextRisk, asked_of, promise_of_texts
 from offramp.models.calibration import (
     FILE,
     early_exit_of,
@@ -168,6 +170,8 @@ class _Run:
 
     def _promises(self, rows: Any, collate: Any) -> list[Promise]:
         wanted, model = self.wanted, self.model
+        if wanted.metric != AGREEMENT:
+            return [self._promise_of_texts(rows)]
         with progress(len(rows), unit="rows") as advance:
             texts = record(
                 model,
@@ -185,6 +189,23 @@ class _Run:
             bound=wanted.bound,
             confidence=wanted.confidence,
         )
+
+    def _promise_of_texts(self, rows: Any) -> Promise:
+        wanted, model, tokenizer = self.wanted, self.model, self.loaded.tokenizer
+        asked = asked_of(rows, tokenizer, apart=model.config.is_encoder_decoder)
+        used, kept = divide(asked, wanted.held_out, seed=wanted.seed)
+        most = len(used) * (len(THRESHOLDS) + 1) + 2 * len(kept)  # fewer where one fails
+        risk = TextRisk(
+            metric=wanted.metric,
+            ladder=Ladder(exits=self.exits, depth=model.depth),
+            rule=wanted.rule,
+            bound=wanted.bound,
+            confidence=wanted.confidence,
+            max_new_tokens=wanted.max_new_tokens,
+            batch_size=wanted.batch_size,
+        )
+        with progress(most, unit="texts") as advance:
+            return promise_of_texts(model, tokenizer, used, kept, risk, advance=advance)
 
     def _contrast(self, rows: Any, collate: Any) -> CalibratedContrast:
         with progress(len(rows), unit="rows") as advance:

@@ -5,11 +5,12 @@ from typing import Any
 
 from offramp.cli.show import show_text
 from offramp.cli.table import console_of, table_of
+from offramp.evaluation.calibration import AGREEMENT
 from offramp.evaluation.latency import TRANSFORMERS
 
 LEGEND = (
-    "bound: share of tokens that may change; risk: share that does, of the texts of calibration "
-    "and of those kept back, give or take 95 % over texts",
+    "bound: share of tokens that may change, or loss in the metric; risk: what does, on the texts "
+    "of calibration and on those kept back, give or take 95 % over texts",
     "saved: % of blocks that need not run; most: what one threshold could save within the bound on "
     "the texts kept back, seen afterwards",
 )
@@ -33,7 +34,7 @@ def show_promises(facts: Mapping[str, Any]) -> None:
         f"{first['num_tokens']} tokens, {kept} kept back; rule {first['rule']}"
     )
     console = console_of()
-    names = ["agreement", "bound", "threshold", "risk", "saved", "kept back: risk", "+/-"]
+    names = ["promise", "bound", "threshold", "risk", "saved", "kept back: risk", "+/-"]
     console.print(table_of([*names, "saved", "most"], [_row(each) for each in facts["early_exit"]]))
     for line in LEGEND:
         show_text(line)
@@ -52,7 +53,9 @@ def show_promises(facts: Mapping[str, Any]) -> None:
 def _row(each: Mapping[str, Any]) -> list[str]:
     held = each["held_out"] or {}
     return [
-        f"{100 * (1 - each['bound']):g} %",
+        f"{100 * (1 - each['bound']):g} % agreement"
+        if each["metric"] == AGREEMENT
+        else f"{each['metric']} less {each['bound']:g}",
         f"{each['bound']:g}",
         "never" if each["threshold"] is None else f"{each['threshold']:.5f}",
         _percent(each["risk"]),

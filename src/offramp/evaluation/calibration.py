@@ -22,6 +22,9 @@ from offramp.errors import ConfigError, InputError
 from offramp.evaluation.replay import Ladder, Replay
 from offramp.evaluation.risk import Test, check_share, learn_then_test, texts_needed
 
+AGREEMENT = "agreement"
+"""The metric of a risk that is a share of changed tokens."""
+
 Per: TypeAlias = Literal["text", "token"]
 """Whether the risk is the mean over texts of each text's share, or the share of all tokens."""
 
@@ -39,10 +42,13 @@ class Calibration:
         confidence: with this probability over the draw of texts, 0 to 1.
         threshold: The knob of the ladder; a token leaves where it is surer than this. None: not
             even the safest threshold passed.
-        risk: Share of tokens that change, on the texts of calibration; None without a threshold.
+        risk: Share of tokens that change, or the loss in the metric, on the texts of calibration;
+            None without a threshold.
         mean_blocks: Blocks that run for a token; all without a threshold.
         num_texts: How many texts were used.
         num_tokens: How many tokens they have.
+        metric: What the risk is a loss in: ``agreement`` with the whole model, token by token, or
+            a metric of ``offramp.evaluation.text_risk``.
     """
 
     rule: str
@@ -56,6 +62,7 @@ class Calibration:
     mean_blocks: float
     num_texts: int
     num_tokens: int
+    metric: str = AGREEMENT
 
     def __post_init__(self) -> None:
         check_share("bound", self.bound)
@@ -234,7 +241,7 @@ def _token_losses(
 _LADDER = tuple(field.name for field in fields(Ladder))
 _FIELDS = (*_LADDER, *(field.name for field in fields(Calibration) if field.name != "ladder"))
 _CHOICES = {"per": get_args(Per), "test": get_args(Test)}
-_WORDS = ("rule", *_CHOICES)
+_WORDS = ("rule", "metric", *_CHOICES)
 _WHOLE = ("exits", "depth", "min_exit", "num_texts", "num_tokens")
 _LISTS = ("exits", "offsets")
 _MAY_MISS = ("offsets", "threshold", "risk")

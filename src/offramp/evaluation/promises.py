@@ -8,14 +8,18 @@ Not here: recording (offramp.evaluation.recording), the search (offramp.evaluati
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from offramp.errors import ConfigError, InputError
 from offramp.evaluation.calibration import Calibration, calibrate
 from offramp.evaluation.replay import Ladder, Recorded, Replay, replay
 from offramp.evaluation.tally import NORMAL_95
+
+T = TypeVar("T")
 
 BOUNDS = (0.10, 0.05, 0.02)
 """Of the agreements that are always reported: 90, 95 and 98 %."""
@@ -26,11 +30,11 @@ class HeldOut:
     """How a threshold did on texts that were kept back; shares from 0 to 1.
 
     Attributes:
-        risk: Mean over texts of the share of tokens that change.
+        risk: Mean over texts of the share of tokens that change, or of the loss in a metric.
         margin: Half its 95 % interval; None for fewer than two texts.
         saved: Share of blocks that did not run.
         most_saved: The most that any one threshold saves on these texts within the bound, seen
-            afterwards: what a larger calibration set could gain.
+            afterwards: what a larger calibration set could gain; None where only one was tried.
         num_texts: How many were kept back.
         num_tokens: How many tokens they have.
     """
@@ -38,7 +42,7 @@ class HeldOut:
     risk: float
     margin: float | None
     saved: float
-    most_saved: float
+    most_saved: float | None
     num_texts: int
     num_tokens: int
 
@@ -61,9 +65,7 @@ class Promise:
         return {**self.found.as_dict(), "held_out": held_out}
 
 
-def divide(
-    texts: Sequence[Recorded], share: float, *, seed: int = 0
-) -> tuple[list[Recorded], list[Recorded]]:
+def divide(texts: Sequence[T], share: float, *, seed: int = 0) -> tuple[list[T], list[T]]:
     """Give the texts of calibration and those kept back, drawn at random.
 
     Args:
@@ -120,16 +122,22 @@ def promise(
     return promises
 
 
+def margin_of(losses: Float[Tensor, " texts"]) -> float | None:
+    """Give half the 95 % interval of a mean over texts; None for fewer than two."""
+    texts = len(losses)
+    return NORMAL_95 * float(losses.std()) / math.sqrt(texts) if texts > 1 else None
+
+
 def _held_out(found: Calibration, others: Replay) -> HeldOut:
     """Look up the threshold among those that were played; without one, no token leaves."""
     knob = 1.0 if found.threshold is None else found.threshold
     row = int((others.thresholds - knob).abs().argmin())
-    losses, texts = others.losses[row], len(others.tokens)
+    losses = others.losses[row]
     return HeldOut(
         risk=float(losses.mean()),
-        margin=NORMAL_95 * float(losses.std()) / math.sqrt(texts) if texts > 1 else None,
+        margin=margin_of(losses),
         saved=float(others.saved[row]),
         most_saved=others.saved_at(1 - found.bound),
-        num_texts=texts,
+        num_texts=len(losses),
         num_tokens=int(others.tokens.sum()),
     )

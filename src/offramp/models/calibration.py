@@ -28,7 +28,7 @@ from offramp.models.files import json_of
 from offramp.whole import write_text_whole
 
 FILE = "calibration.json"
-FORMAT, VERSION = "offramp-calibration", 1
+FORMAT, VERSION = "offramp-calibration", 2
 SAMPLES = 4096
 """Values of each tensor that are hashed, evenly spread; all those of a gate."""
 
@@ -48,6 +48,7 @@ EXIT_KEYS: Mapping[str, Any] = {
     "mean_blocks": NUMBER,
     "num_texts": int,
     "num_tokens": int,
+    "metric": str,
     "thresholds": (list, type(None)),
     "saved": NUMBER,
     "usable": bool,
