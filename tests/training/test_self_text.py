@@ -2,6 +2,7 @@
 
 import json
 import random
+import resource
 
 import pytest
 import torch
@@ -53,6 +54,25 @@ def test_a_file_cut_anywhere_ends_with_the_same_bytes(model, byte_tokenizer, tmp
 
         assert again == total >= SHORT.tokens
         assert path.read_bytes() == whole
+
+
+def test_a_full_disk_ends_in_one_line_and_keeps_whole_batches(model, byte_tokenizer, tmp_path):
+    path, aside = tmp_path / "self.jsonl", tmp_path / "whole.jsonl"
+    prompts = ["Hello", "One two", "x"]
+    total = write_self_text(model, byte_tokenizer, aside, SHORT, prompts=prompts)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    room = aside.stat().st_size * 2 // 3
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        with pytest.raises(InputError, match=r"cannot write .*self.jsonl: File too large; free"):
+            write_self_text(model, byte_tokenizer, path, SHORT, prompts=prompts)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    assert path.stat().st_size <= room
+    assert write_self_text(model, byte_tokenizer, path, SHORT, prompts=prompts) == total
+    assert path.read_bytes() == aside.read_bytes()
 
 
 def test_every_cut_of_a_file_is_known_as_its_own(model, byte_tokenizer, tmp_path):

@@ -103,23 +103,34 @@ def write_self_text(
     batch, written = _resume(path)
     advance(written)
     fruitless = 0
-    with path.open("a", encoding="utf-8", newline="\n") as file:
-        while written < settings.tokens:
-            rows = list(_write_batch(model, tokenizer, settings, batch, prompts))
-            new = sum(len(row["completion"]) for row in rows)
-            fruitless = 0 if new else fruitless + 1
-            if fruitless == 8:
-                raise InputError(
-                    "eight batches in a row held no text: the model ends at once, or never ends "
-                    "the user's turn; give prompts"
-                )
-            lines = [json.dumps({"batch": batch, **row}, ensure_ascii=False) for row in rows]
-            file.write("".join(f"{line}\n" for line in (*lines, json.dumps({"end": batch}))))
+    while written < settings.tokens:
+        rows = list(_write_batch(model, tokenizer, settings, batch, prompts))
+        new = sum(len(row["completion"]) for row in rows)
+        fruitless = 0 if new else fruitless + 1
+        if fruitless == 8:
+            raise InputError(
+                "eight batches in a row held no text: the model ends at once, or never ends "
+                "the user's turn; give prompts"
+            )
+        lines = [json.dumps({"batch": batch, **row}, ensure_ascii=False) for row in rows]
+        _append(path, [*lines, json.dumps({"end": batch})])
+        written, batch = written + new, batch + 1
+        advance(new)
+    return written
+
+
+def _append(path: Path, lines: Sequence[str]) -> None:
+    """Write a batch to the disk itself."""
+    try:
+        with path.open("a", encoding="utf-8", newline="\n") as file:
+            file.write("".join(f"{line}\n" for line in lines))
             file.flush()
             os.fsync(file.fileno())
-            written, batch = written + new, batch + 1
-            advance(new)
-    return written
+    except OSError as error:  # closing a file writes what is left, and may fail once more
+        raise InputError(
+            f"cannot write {path}: {error.strerror or error}; free some space, and begin again: "
+            "whole batches are kept"
+        ) from None
 
 
 def _resume(path: Path) -> tuple[int, int]:
