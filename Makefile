@@ -22,8 +22,13 @@ help:  ## list the targets
 demo: $(RUN)  ## fetch the small default model once and show what an exit is for
 	@$(BIN)/python examples/demo.py
 
+# Checking the types and shapes of every call takes these folders thrice the time, and they run whole
+# programs and long loops; the code under them is checked so by all the others.
+UNCHECKED := tests/cli tests/decoding tests/fuzz tests/scale tests/server
+
 test: check  ## all of check, then every test: what CI runs
-	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 10
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 10 $(UNCHECKED:%=--ignore=%)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 10 --jaxtyping-packages= $(UNCHECKED)
 
 fix: $(DEV)  ## format, and repair what the linter can repair
 	@status=0; $(BIN)/ruff check --fix . || status=$$?; $(BIN)/ruff format . && exit $$status

@@ -146,8 +146,8 @@ class Ledger:
         asked = way.decoding.answering(self.model)
         heads = float(len(exits))
         stops = sum(exit <= last for last in exits for exit in asked)
-        if reads:
-            heads += stops
+        if reads:  # whoever leaves has been read already
+            heads = stops + float(sum(last == self.depth for last in exits))
         ms = (passes * parts["blocks", 1] + filled * max(0.0, second)) / self.depth
         ms += heads * parts["head", 1] + stops * parts["stop", 0]
         size = passes * self.block + heads * self.head

@@ -19,14 +19,13 @@ from speed_rivals import Skipped, assisted, economize, genai, looked_up, twin
 
 from offramp import Autoregressive, Contrast, EarlyExit, SelfSpeculation
 from offramp.blocks.engines import engine_for
-from offramp.decoding.judge import BY_SCORES
 from offramp.errors import OfframpError
 from offramp.models.embedded import default_token_counts
 
 PROMPTS = Path(__file__).parent / "speed_prompts.json"
 KINDS = ("chat", "prose", "code", "summary")
 LOWER = 12
-ASKED = (16, 22, 28)
+ASKED = (20, 24, 28)
 DRAFT_VOCABULARY = 8192
 PLAIN, OURS, ACD = "generate", "ours", "ours+acd"
 
@@ -208,7 +207,8 @@ def by_exit(engine: str, *, target: Any = None) -> dict[str, Any]:
 def early(engine: str) -> dict[str, Any]:
     """Leave early by every rule, from careful to bold; all of these are measured.
 
-    A head costs as much as eight blocks, so rules that read scores ask at three exits only.
+    A head costs as much as eight blocks and a gate a hundredth of a step, so rules ask at three
+    exits only; saturation, which costs next to nothing, at all.
     """
     thresholds: dict[Any, tuple[float, ...]] = {
         "gate": (0.95, 0.9, 0.8, 0.6),
@@ -219,7 +219,7 @@ def early(engine: str) -> dict[str, Any]:
     }
     found: dict[str, Any] = {"gate as stored": EarlyExit(engine=engine)}
     for rule, some in thresholds.items():
-        exits = ASKED if rule in BY_SCORES else None
+        exits = None if rule == "saturation" else ASKED
         for value in some:
             found[f"{rule} {value}"] = EarlyExit(
                 rule=rule, threshold=value, exits=exits, engine=engine
@@ -228,6 +228,16 @@ def early(engine: str) -> dict[str, Any]:
         found[f"patience {count}"] = EarlyExit(
             rule="patience", threshold=count, exits=ASKED, engine=engine
         )
+    for rule in ("gate", "top_probability"):
+        found[f"{rule} 0.9, copy"] = EarlyExit(
+            rule=rule, threshold=0.9, exits=ASKED, cache="copy", engine=engine
+        )
+    for exit in reversed(ASKED):
+        found[f"fixed {exit}"] = EarlyExit(rule="fixed", exits=(exit,), engine=engine)
+    found["fixed 28, copy"] = EarlyExit(rule="fixed", exits=(28,), cache="copy", engine=engine)
+    found["schedule 28, 24 from token 32"] = EarlyExit(
+        rule="schedule", schedule=((0, 28), (32, 24)), engine=engine
+    )
     return found
 
 
