@@ -7,7 +7,7 @@ import tiny
 from offramp import attach_exits
 from offramp.errors import ConfigError, InputError
 from offramp.evaluation.replay import Ladder
-from offramp.evaluation.text_risk import Asked, TextRisk, asked_of, promise_of_texts
+from offramp.evaluation.text_risk import METRICS, Asked, TextRisk, asked_of, promise_of_texts
 
 THRESHOLDS = (0.9, 0.3, 0.03)
 
@@ -134,3 +134,23 @@ def test_what_cannot_be_promised_is_refused(model):
         found(model, [])
     with pytest.raises(InputError, match="row 1 has no prompt or no completion"):
         asked_of([{"input_ids": [1, 2], "labels": [1, 2]}], Words(), apart=False)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_metric_is_a_share_of_single_texts(model, metric):
+    texts = asked(knowing(model), 3)
+    wrong = [Asked(each.tokens, ("nothing of this kind",)) for each in texts]
+    right = found(model, texts, texts, metric=metric, bound=0.5, confidence=0.01)
+    none = found(model, wrong, wrong, metric=metric, bound=0.5, confidence=0.01)
+
+    for each in (right, none):  # nothing is lost where exits know what the model says
+        assert (each.found.risk, each.held_out.risk) == (0.0, 0.0)
+
+
+def test_a_text_that_turns_from_right_to_wrong_loses_all_of_its_points(model):
+    texts = asked(model, 12)
+
+    one = found(model, texts, texts, metric="exact_match", bound=0.999, confidence=0.01)
+
+    assert (one.found.risk * 12) == pytest.approx(round(one.found.risk * 12))
+    assert one.found.risk > 0
