@@ -32,6 +32,11 @@ def recorded(model: Any, tokenizer: Any, path: str, exits: tuple[int, ...]) -> l
     return record(model, batches(rows, Collator(tokenizer)), exits=exits)
 
 
+def only(texts: list[Recorded], places: list[int]) -> list[Recorded]:
+    """Leave some exits."""
+    return [Recorded(each.confidence[:, places], each.agrees[:, places]) for each in texts]
+
+
 def splits(texts: list[Recorded], ladder: Ladder, count: int) -> Iterator[list[Promise]]:
     """Calibrate on two thirds, again and again."""
     for seed in range(count):
@@ -61,23 +66,25 @@ def main() -> None:
     """Record, split, print a table and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("texts")
-    parser.add_argument("--exits", help="that may answer, such as '20;24;28'; by default all")
+    parser.add_argument("--exits", nargs="*", default=[], help="such as '20;24;28', beside all")
     parser.add_argument("--count", type=int, default=200, help="of splits (default 200)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, required=True)
     plan = parser.parse_args()
     torch.set_num_threads(plan.threads)
     model, tokenizer = offramp.load_default()
-    asked = None if plan.exits is None else parse_exits(plan.exits)
-    exits = recorded_exits(model, "gate", asked)
-    texts = recorded(model, tokenizer, plan.texts, exits)
-    ladder = Ladder(exits=exits, depth=model.depth)
-    rows = [summary(list(each)) for each in zip(*splits(texts, ladder, plan.count), strict=True)]
-    facts = {"exits": exits, "texts": len(texts), "bounds": rows}
-    plan.output.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    print(f"{len(texts)} texts, exits {', '.join(map(str, exits))}")
-    for row in rows:
-        print(", ".join(f"{name} {value:g}" for name, value in row.items()))
+    every = recorded_exits(model, "gate")
+    texts = recorded(model, tokenizer, plan.texts, every)
+    found = []
+    for exits in (every, *map(parse_exits, plan.exits)):
+        some = only(texts, [every.index(exit) for exit in exits])
+        drawn = splits(some, Ladder(exits=exits, depth=model.depth), plan.count)
+        rows = [summary(list(each)) for each in zip(*drawn, strict=True)]
+        found.append({"exits": exits, "texts": len(texts), "bounds": rows})
+        plan.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        print(f"{len(texts)} texts, exits {', '.join(map(str, exits))}")
+        for row in rows:
+            print(", ".join(f"{name} {value:g}" for name, value in row.items()), flush=True)
 
 
 if __name__ == "__main__":

@@ -94,6 +94,25 @@ def test_a_span_that_ends_within_a_session_makes_two_of_it_and_no_block_is_in_tw
     torch.testing.assert_close(apart, whole, rtol=1e-5, atol=1e-5)
 
 
+def test_a_cut_that_nobody_uses_any_more_is_given_up(monkeypatch):
+    monkeypatch.setattr("offramp.blocks.engines.onnx_sessions.UNUSED", 2)
+    model = model_of()
+    anatomy = anatomy_of(model)
+    engine = engine_for(anatomy, "onnxruntime")
+    whole = states_of(engine)
+    torch.testing.assert_close(states_of(engine, stops=(1, 3, 4)), whole, rtol=1e-5, atol=1e-5)
+    sessions = sessions_of(anatomy, bits=None)
+
+    marks = []
+    for stops in ((4,), (3, 4), (4,), (4,), (4,), (4,)):
+        torch.testing.assert_close(states_of(engine, stops=stops), whole, rtol=1e-5, atol=1e-5)
+        marks.append(sorted(sessions._built))
+
+    assert marks[1] == [(0, 1), (1, 3), (3, 4)]
+    assert marks[2] == [(0, 3), (3, 4)]  # the third span that went through 1
+    assert marks[-1] == [(0, 4)]
+
+
 @pytest.mark.parametrize(
     ("name", "most", "together"),
     [

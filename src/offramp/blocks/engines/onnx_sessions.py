@@ -7,12 +7,13 @@ Not here: what is in a session (offramp.blocks.engines.onnx_graph).
 
 Sessions hold the weights once more, in the order that the products want, so no block is in two of
 them: where a span begins or ends within a session, that session is given up and its blocks are made
-anew in two. Only where several texts have been run together are there sessions of half a block
-beside them. They live as long as the model does, and are shared by all engines of it.
+anew in two, and in one again once no span has ended there for a while, since each session more
+makes a step longer. Only where several texts have been run together are there sessions of half a
+block beside them. They live as long as the model does, and are shared by all engines of it.
 """
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
@@ -34,6 +35,10 @@ four prompts of 200 tokens held 296 MB more, now 20 (docs/lab-log.md, 2026-11-22
 HALVES_THREADS = 8
 """Most threads of a session of half a block: each session has its own, and there are 60 of them for
 30 blocks. A few tokens' products wait for memory, which more threads would not bring sooner."""
+
+UNUSED = 256
+"""Spans that may go through a cut since one ended there, before the cut is given up. To make
+sessions anew takes as long as many steps, so ways that take turns, text by text, keep theirs."""
 
 HEAD_BITS = {None: None, 8: 8, 4: None}
 """Bits of the head by those of the blocks: a head of 4 bits errs most, one of 8 rounds states."""
@@ -59,22 +64,32 @@ class Sessions:
 
     bits: int | None
     stamp: object
-    _cuts: set[int] = field(default_factory=set)
+    _cuts: dict[int, int] = field(default_factory=dict)
+    """Exits at which spans end, and how many have gone through each since."""
     _built: dict[tuple[int, int], Segment] = field(default_factory=dict)
     _halves: dict[int, tuple[Any, Any]] = field(default_factory=dict)
     _head: Any = None
 
     def between(self, anatomy: Anatomy, start: int, stop: int) -> list[Segment]:
         """Give the segments from exit ``start`` to exit ``stop``, in order."""
-        if not {start, stop} <= self._cuts:
-            self._cuts |= {start, stop}
-            self._built = {
-                ends: segment
-                for ends, segment in self._built.items()
-                if not any(ends[0] < cut < ends[1] for cut in self._cuts)
-            }
+        before = self._cuts
+        through = {cut: 1 + count for cut, count in before.items() if start < cut < stop}
+        unused = {cut for cut, count in through.items() if count > UNUSED}
+        after = {**before, **through, start: 0, stop: 0}
+        self._cuts = {cut: count for cut, count in after.items() if cut not in unused}
+        if self._cuts.keys() != before.keys():
+            self._drop(unused)
         marks = sorted(cut for cut in self._cuts if start <= cut <= stop)
         return [self._segment(anatomy, *ends) for ends in pairwise(marks)]
+
+    def _drop(self, unused: Set[int]) -> None:
+        """Give up sessions that a cut divides, or that a cut which is gone ended."""
+        self._built = {
+            ends: segment
+            for ends, segment in self._built.items()
+            if not any(ends[0] < cut < ends[1] for cut in self._cuts)
+            and not unused & set(ends)
+        }
 
     def halves(self, anatomy: Anatomy, index: int) -> tuple[Any, Any]:
         """Give the sessions of a block before and after its attention."""
