@@ -68,9 +68,9 @@ def bytes_of(model: Any, facts: dict[str, Any]) -> float:
     if facts["by"] == "drafter":
         drafter = sum(each.numel() for each in model.drafter.parameters())
         return float((drafter + rows) / whole)
-    exit = int(facts["by"].split()[1])  # its blocks are not run again for the check
+    exit = int(facts["by"].split()[1])  # each drafted token goes through its blocks on its own
     own = sum(each.numel() for each in model.exits[str(exit)].parameters())
-    return float((own + rows) / whole)
+    return float((sum(blocks[:exit]) + own + rows) / whole)
 
 
 def main() -> None:
