@@ -20,9 +20,9 @@ from train import batches
 
 import offramp
 from offramp.config import parse_exits
-from offramp.evaluation.promises import BOUNDS, Promise, divide, promise
+from offramp.evaluation.promises import BOUNDS, Promise, divide, promise_of
 from offramp.evaluation.recording import record, recorded_exits
-from offramp.evaluation.replay import Ladder, Recorded
+from offramp.evaluation.replay import Ladder, Recorded, Replay, replay
 from offramp.training.data import Collator, DataSettings, load_rows
 
 
@@ -32,16 +32,34 @@ def recorded(model: Any, tokenizer: Any, path: str, exits: tuple[int, ...]) -> l
     return record(model, batches(rows, Collator(tokenizer)), exits=exits)
 
 
+def played(texts: list[Recorded], ladder: Ladder) -> list[Replay]:
+    """Play each text alone, once for all splits."""
+    return [replay([each], ladder=ladder) for each in texts]
+
+
+def joined(some: list[Replay]) -> Replay:
+    """Put texts together."""
+    tokens = torch.cat([each.tokens for each in some])
+    blocks = torch.stack([each.blocks * int(each.tokens) for each in some]).sum(0)
+    return Replay(
+        ladder=some[0].ladder,
+        thresholds=some[0].thresholds,
+        changed=torch.cat([each.changed for each in some], dim=1),
+        tokens=tokens,
+        blocks=blocks / int(tokens.sum()),
+    )
+
+
 def only(texts: list[Recorded], places: list[int]) -> list[Recorded]:
     """Leave some exits."""
     return [Recorded(each.confidence[:, places], each.agrees[:, places]) for each in texts]
 
 
-def splits(texts: list[Recorded], ladder: Ladder, count: int) -> Iterator[list[Promise]]:
+def splits(texts: list[Replay], count: int) -> Iterator[list[Promise]]:
     """Calibrate on two thirds, again and again."""
     for seed in range(count):
         used, kept = divide(texts, 0.33, seed=seed)
-        yield promise(used, kept, ladder=ladder, rule="gate", bound=BOUNDS[0])
+        yield promise_of(joined(used), joined(kept), rule="gate", bound=BOUNDS[0])
 
 
 def summary(found: list[Promise]) -> dict[str, float]:
@@ -66,19 +84,20 @@ def main() -> None:
     """Record, split, print a table and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("texts")
-    parser.add_argument("--exits", nargs="*", default=[], help="such as '20;24;28', beside all")
+    parser.add_argument("--exits", nargs="*", default=[], help="such as '20;24;28'; by default all")
     parser.add_argument("--count", type=int, default=200, help="of splits (default 200)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, required=True)
     plan = parser.parse_args()
     torch.set_num_threads(plan.threads)
     model, tokenizer = offramp.load_default()
-    every = recorded_exits(model, "gate")
+    lists = [parse_exits(each) for each in plan.exits] or [recorded_exits(model, "gate")]
+    every = tuple(sorted({exit for exits in lists for exit in exits}))
     texts = recorded(model, tokenizer, plan.texts, every)
     found = []
-    for exits in (every, *map(parse_exits, plan.exits)):
+    for exits in lists:
         some = only(texts, [every.index(exit) for exit in exits])
-        drawn = splits(some, Ladder(exits=exits, depth=model.depth), plan.count)
+        drawn = splits(played(some, Ladder(exits=exits, depth=model.depth)), plan.count)
         rows = [summary(list(each)) for each in zip(*drawn, strict=True)]
         found.append({"exits": exits, "texts": len(texts), "bounds": rows})
         plan.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

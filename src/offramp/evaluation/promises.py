@@ -113,6 +113,24 @@ def promise(
     """
     played = replay(texts, ladder=ladder)
     others = replay(held_out, ladder=ladder) if held_out else None
+    return promise_of(played, others, rule=rule, bound=bound, confidence=confidence)
+
+
+def promise_of(
+    played: Replay, others: Replay | None, *, rule: str, bound: float, confidence: float = 0.95
+) -> list[Promise]:
+    """Find thresholds as ``promise`` does, of texts that were played already.
+
+    Args:
+        played: To find thresholds on.
+        others: To see what they do, at the same thresholds.
+        rule: What gave the confidences.
+        bound: Share of tokens that may change, between 0 and 1.
+        confidence: With which it holds, between 0 and 1.
+
+    Raises:
+        ConfigError: ``bound`` or ``confidence`` is not between 0 and 1.
+    """
     promises = []
     for each in (bound, *(other for other in BOUNDS if other != bound)):
         found = calibrate(played, rule=rule, bound=each, confidence=confidence)

@@ -87,8 +87,7 @@ class Sessions:
         self._built = {
             ends: segment
             for ends, segment in self._built.items()
-            if not any(ends[0] < cut < ends[1] for cut in self._cuts)
-            and not unused & set(ends)
+            if not any(ends[0] < cut < ends[1] for cut in self._cuts) and not unused & set(ends)
         }
 
     def halves(self, anatomy: Anatomy, index: int) -> tuple[Any, Any]:
