@@ -214,7 +214,9 @@ def test_dola_and_one_exit_are_shown_too(model):
         assert position.changed.before == position.said[1].top[0]
 
 
-@pytest.mark.parametrize("calibrated", [False, True])
+@pytest.mark.parametrize(
+    "calibrated", [{}, {1: 0.9, 2: 0.8, 3: 0.7}, {1: 0.9, 3: 0.7}], ids=["none", "all", "some"]
+)
 def test_a_gate_says_what_early_exit_would_do(calibrated):
     model = attach_exits(tiny.model_of("llama"), (1, 2, 3), "direct")
     for exit in (1, 2, 3):
@@ -226,9 +228,7 @@ def test_a_gate_says_what_early_exit_would_do(calibrated):
             gate.linear.weight.normal_(0, 0.5, generator=generator)
             gate.threshold.fill_(0.8)
     if calibrated:
-        found = CalibratedExit(
-            rule="gate", bound=0.1, confidence=0.9, thresholds={1: 0.9, 2: 0.8, 3: 0.7}
-        )
+        found = CalibratedExit(rule="gate", bound=0.1, confidence=0.9, thresholds=calibrated)
         model.calibration = Calibrated(exits_hash="", early_exit=(found,))
     prompt = TEXT[:, :4]
 
@@ -247,8 +247,9 @@ def test_a_gate_says_what_early_exit_would_do(calibrated):
         expected.append(min(leaves, default=L))
     assert written.exits[0, 1:].tolist() == expected  # the first is the prompt's, from the top
     assert len(set(expected)) > 1
-    thresholds = {said.gate.threshold for said in trace.positions[0].said[:-1]}
-    assert thresholds == ({0.9, 0.8, 0.7} if calibrated else {0.8})
+    thresholds = {said.exit: said.gate.threshold for said in trace.positions[0].said[:-1]}
+    never = dict.fromkeys((1, 2, 3), 1.0 if calibrated else 0.8)
+    assert thresholds == pytest.approx(never | calibrated)
 
 
 def test_an_encoder_decoder_has_its_decoder_traced():

@@ -143,10 +143,13 @@ def _cut(places: Int[Tensor, " some"]) -> Any:
 
 
 def _gates(model: Any, exits: Iterable[int]) -> dict[int, tuple[Any, float | None]]:
-    """Give the gates of exits, and the thresholds that ``EarlyExit()`` has instead of theirs."""
-    calibrated = EarlyExit().calibrated(model) or {}
+    """Give the gates of exits, and the thresholds that ``EarlyExit()`` has instead of theirs.
+
+    An exit that it does not ask has 1, above which nobody is.
+    """
+    calibrated = EarlyExit().calibrated(model)
     return {
-        exit: (projection.gate, calibrated.get(exit))
+        exit: (projection.gate, None if calibrated is None else calibrated.get(exit, 1.0))
         for exit, projection in model.projections_of(exits).items()
         if projection.gate is not None
     }
