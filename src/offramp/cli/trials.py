@@ -22,7 +22,7 @@ from offramp.errors import ConfigError
 from offramp.evaluation.candidates import speculations
 from offramp.evaluation.latency import Stopwatch, Timing, compare, fastest, halve
 from offramp.evaluation.promises import Promise
-from offramp.logits.labels import NO_LABEL
+from offramp.logits.labels import first_label
 from offramp.models.context import context_of
 from offramp.training.self_text import opened
 
@@ -130,8 +130,8 @@ def _prompts(
 
 
 def _asked(row: Any, *, apart: bool) -> list[int]:
-    tokens, labels = list(row["input_ids"]), list(row["labels"])
+    tokens = list(row["input_ids"])
     if apart:
         return tokens
-    learnt = next((n for n, label in enumerate(labels) if label != NO_LABEL), len(labels))
+    learnt = first_label(row["labels"])
     return tokens[:learnt] if learnt > 1 else tokens[:WORDS]

@@ -29,7 +29,7 @@ from offramp.evaluation.replay import Ladder
 from offramp.evaluation.resampling import Measure
 from offramp.evaluation.risk import check_share, learn_then_test
 from offramp.evaluation.text_metrics import TextSettings, measure_texts
-from offramp.logits.labels import NO_LABEL
+from offramp.logits.labels import NO_LABEL, first_label
 
 METRICS: Mapping[str, str] = {
     "rouge1": "rouge",
@@ -76,7 +76,7 @@ def asked_of(rows: Any, tokenizer: Any, *, apart: bool) -> list[Asked]:
     found: dict[tuple[int, ...], list[str]] = {}
     for number, row in enumerate(rows, 1):
         ids, labels = list(row["input_ids"]), list(row["labels"])
-        first = next((n for n, label in enumerate(labels) if label != NO_LABEL), len(labels))
+        first = first_label(labels)
         wanted = tokenizer.decode(
             [label for label in labels if label != NO_LABEL], skip_special_tokens=True
         ).strip()

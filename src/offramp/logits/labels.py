@@ -5,6 +5,8 @@ Law: what passes here can be looked up in the vocabulary; padding is not counted
 Not here: making the labels (offramp.training).
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -14,6 +16,16 @@ from offramp.errors import InputError
 NO_LABEL = -100
 """The label of a place where nothing is learned or measured, as everywhere in transformers; fills a
 row of labels up at the right."""
+
+
+def first_label(labels: Sequence[int]) -> int:
+    """Give the place of a row's first label, where its prompt ends; past the end if it has none.
+
+    Example:
+        >>> first_label([-100, -100, 5]), first_label([-100])
+        (2, 1)
+    """
+    return next((n for n, label in enumerate(labels) if label != NO_LABEL), len(labels))
 
 
 def label_lengths(

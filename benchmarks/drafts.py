@@ -1,6 +1,6 @@
 """Count which drafts of the default model are right, by what drafts, with which vocabulary.
 
-    python recipes/default_drafter/sweep.py --output sweep.json
+    python benchmarks/drafts.py --output benchmarks/results/drafts.json
 
 Greedy, float32, the first prompts of each kind of benchmarks/speed_prompts.json. Only counts, no
 times: for each way the share of drafted tokens that were right, the tokens that a checked step
@@ -16,31 +16,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from speed_ways import DRAFT_VOCABULARY, KINDS, encoded, prompts_of, text_of
 
 import offramp
 from offramp import SelfSpeculation
 from offramp.models.embedded import default_token_counts
 
-PROMPTS = Path(__file__).parents[2] / "benchmarks" / "speed_prompts.json"
 SIZES = (1024, 2048, 4096, 8192, 16384, 49152)
 EXITS = (4, 12, 20, 28)
 LENGTHS: tuple[Any, ...] = (1, "auto")
 NEW = 64
 
 
-def prompts(tokenizer: Any, each: int) -> list[torch.Tensor]:
+def prompts(tokenizer: Any, each_kind: int) -> list[Any]:
     """Encode the first prompts of each kind."""
-    found: dict[str, list[torch.Tensor]] = {}
-    for prompt in json.loads(PROMPTS.read_text(encoding="utf-8"))["prompts"]["30"]:
-        if "text" in prompt:
-            text = prompt["text"]
-        else:
-            text = tokenizer.apply_chat_template(
-                prompt["messages"], add_generation_prompt=True, tokenize=False
-            )
-        ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
-        found.setdefault(prompt["kind"], []).append(ids)
-    return [ids for kind in found.values() for ids in kind[:each]]
+    every = prompts_of(30)
+    chosen = [[each for each in every if each["kind"] == kind][:each_kind] for kind in KINDS]
+    return [encoded(tokenizer, [text_of(tokenizer, one)]) for some in chosen for one in some]
 
 
 def ways(frequent: list[int]) -> Iterator[tuple[dict[str, Any], Any]]:
@@ -51,8 +43,8 @@ def ways(frequent: list[int]) -> Iterator[tuple[dict[str, Any], Any]]:
             yield facts, SelfSpeculation(draft_length=length)
     for exit in EXITS:
         for length in LENGTHS:
-            facts = {"by": f"exit {exit}", "vocabulary": 8192, "length": length}
-            some = tuple(frequent[:8192])
+            facts = {"by": f"exit {exit}", "vocabulary": DRAFT_VOCABULARY, "length": length}
+            some = tuple(frequent[:DRAFT_VOCABULARY])
             yield (
                 facts,
                 SelfSpeculation(draft_exit=exit, draft_length=length, draft_vocabulary=some),
@@ -90,10 +82,9 @@ def main() -> None:
             whole = size > len(frequent)
             model.drafter.tokens = torch.arange(size) if whole else frequent[:size].clone()
         new = drafted = accepted = 0
-        for ids in asked:
+        for inputs in asked:
             out = model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
+                **inputs,
                 decoding=decoding,
                 max_new_tokens=NEW,
                 do_sample=False,
