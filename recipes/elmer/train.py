@@ -106,6 +106,7 @@ def config_of(asked: argparse.Namespace, tokenizer: Any) -> Any:
         output_head=asked.kind,
         canvas_ratio=task["ratio"],
         canvas_extra=task["extra"],
+        canvas_source=asked.canvas_source,
         glancing=asked.glancing,
         exit_loss=asked.exit_loss,
         soft_exit=asked.soft_exit,
@@ -140,6 +141,7 @@ def main() -> None:
     parser.add_argument("--ffn", type=int, default=512)
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--init-std", type=float, default=0.05)
+    parser.add_argument("--canvas-source", action="store_true")
     parser.add_argument("--glancing", type=float, default=0.0)
     parser.add_argument("--exit-loss", choices=("last", "all"), default="last")
     parser.add_argument("--soft-exit", action="store_true")

@@ -136,7 +136,7 @@ def trace(  # noqa: PLR0913 - one parameter for each option
     exit: options.Exit = None,
     dola: options.Dola = None,
     early_exit: options.EarlyExitRule = None,
-    min_exit: seq2seq_options.MinExit = None,
+    min_exit: options.MinExit = None,
     canvas_length: seq2seq_options.CanvasLength = None,
     max_new_tokens: MaxNewTokens = None,
     dtype: options.DtypeName = options.Dtype.auto,

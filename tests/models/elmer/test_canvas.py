@@ -15,6 +15,7 @@ from offramp.models.elmer.canvas import (
     measured_sizes,
     places_of,
     source_sizes,
+    spread_over,
 )
 
 numbers = st.lists(st.integers(1, 40), min_size=1, max_size=5)
@@ -100,3 +101,26 @@ def test_exits_that_there_are_not_are_refused_but_not_where_there_is_no_label():
     for exit in (0, 5):
         with pytest.raises(InputError, match=f"exits must be from 1 to 4, got {exit}"):
             laid_exits(torch.tensor([[exit, 1]]), labels, places, depth=4)
+
+
+@given(
+    st.lists(st.integers(1, 6), min_size=1, max_size=3),
+    st.integers(1, 12),
+    st.sampled_from(["right", "left"]),
+)
+def test_a_source_is_laid_over_its_canvas_in_order_whatever_its_padding(lengths, size, side):
+    states, mask = torch.full((len(lengths), 7, 1), -1.0), torch.zeros(len(lengths), 7, dtype=bool)
+    for row, length in enumerate(lengths):
+        there = slice(0, length) if side == "right" else slice(7 - length, 7)
+        states[row, there, 0], mask[row, there] = torch.arange(float(length)), True
+    places = torch.ones(len(lengths), size, dtype=torch.bool)
+
+    laid = spread_over(states, mask, places)[..., 0]
+
+    for row, length in enumerate(lengths):
+        assert laid[row].tolist() == [at * length // size for at in range(size)]
+        short = places.clone()
+        short[:, (size + 1) // 2 :] = False
+        own = (size + 1) // 2
+        found = spread_over(states, mask, short)[row, :own, 0]
+        assert found.tolist() == [at * length // own for at in range(own)]

@@ -17,7 +17,7 @@ def sighted(model, lengths=(7, 4, 1)):
     lengths = torch.tensor(lengths)
     with torch.no_grad():
         sight = sight_of(model.encode(ids, mask), mask, mask_of(lengths))
-        begun = model.model.decoder.begin(model.embed(blank_canvas(model.config, lengths)))
+        begun = model.model.decoder.begin(model.embed(blank_canvas(model.config, lengths)), sight)
     return begun, sight
 
 

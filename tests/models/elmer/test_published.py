@@ -126,6 +126,20 @@ def test_the_model_without_head_reads_bart_too(folder, bart):
     assert torch.equal(model.decoder.layers[3].fc2.weight, bart.model.decoder.layers[3].fc2.weight)
 
 
+@pytest.mark.parametrize("kind", [ElmerForConditionalGeneration, ElmerModel])
+def test_a_source_laid_on_the_canvas_begins_small_and_is_kept_when_saved(tmp_path, folder, kind):
+    model = kind.from_pretrained(folder, canvas_source=True)
+    spread = next(tensor for name, tensor in model.state_dict().items() if "spread" in name)
+
+    assert torch.equal(spread, model.config.init_std * torch.eye(16))
+    spread.fill_(0.7)
+    model.save_pretrained(tmp_path / "saved")
+    loaded = kind.from_pretrained(tmp_path / "saved")
+    assert loaded.config.canvas_source
+    found = loaded.state_dict()
+    assert all(torch.equal(found[name], each) for name, each in model.state_dict().items())
+
+
 def test_weights_of_another_family_are_refused(tmp_path):
     t5 = T5Config(vocab_size=9, d_model=4, d_kv=2, d_ff=4, num_layers=1, num_heads=2)
     T5ForConditionalGeneration(t5).save_pretrained(tmp_path)

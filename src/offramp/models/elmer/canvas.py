@@ -7,7 +7,7 @@ Not here: what is written on it (offramp.models.elmer.writing).
 """
 
 import torch
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -121,6 +121,27 @@ def places_of(
             f", got {list(mask.shape)} with gaps or another size; leave it out for all"
         )
     return places
+
+
+def spread_over(
+    source: Float[Tensor, "batch source width"],
+    source_mask: Bool[Tensor, "batch source"] | None,
+    places: Bool[Tensor, "batch canvas"],
+) -> Float[Tensor, "batch canvas width"]:
+    """Lay sources over canvases: each place gets the state at its share of the source's length.
+
+    Example:
+        >>> source = torch.tensor([[[1.0], [2.0]]])
+        >>> spread_over(source, None, torch.ones(1, 4, dtype=torch.bool)).flatten().tolist()
+        [1.0, 1.0, 2.0, 2.0]
+    """
+    if source_mask is None:
+        source_mask = source.new_ones(source.shape[:2], dtype=torch.bool)
+    there = (~source_mask).long().argsort(dim=-1, stable=True)  # what exists comes first
+    counts, sizes = source_mask.sum(-1, keepdim=True), places.sum(-1, keepdim=True).clamp(min=1)
+    at = torch.arange(places.shape[1], device=places.device) * counts // sizes
+    at = there.gather(-1, at.minimum((counts - 1).clamp(min=0)))
+    return source.gather(1, at[..., None].expand(-1, -1, source.shape[-1]))
 
 
 def lengths_of(

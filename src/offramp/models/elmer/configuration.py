@@ -40,6 +40,9 @@ class ElmerConfig(BartConfig):  # type: ignore[misc]
             the positions, arXiv:2205.07459).
         canvas_ratio: Positions of a canvas for each token of the source.
         canvas_extra: Positions beside these.
+        canvas_source: Each place begins with the state of the source token that stands at its share
+            of the length, through a matrix, beside the mask's embedding (in the manner of
+            arXiv:1711.02281 and 1811.04719). ELMER has masks alone.
         canvas_slack: In training a ``plain`` canvas is drawn between the target's length and the
             size that the source gives, so that its size does not tell the length; False is the
             longest target of the batch, as published.
@@ -78,6 +81,7 @@ class ElmerConfig(BartConfig):  # type: ignore[misc]
     output_head: str = "plain"
     canvas_ratio: float | int = 1.0
     canvas_extra: int = 8
+    canvas_source: bool = False
     canvas_slack: bool = True
     exit_loss: str = "last"
     soft_exit: bool = False

@@ -20,6 +20,8 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.bart.modeling_bart import BartDecoder
 
 from offramp.errors import InputError
+from offramp.models.elmer.canvas import spread_over
+from offramp.models.elmer.heads import Spread
 
 States: TypeAlias = Float[Tensor, "batch canvas width"]
 HandOver: TypeAlias = Callable[[int, States], States]
@@ -62,14 +64,21 @@ class ElmerDecoder(BartDecoder):  # type: ignore[misc]
         super().__init__(config)
         for layer in self.layers:
             layer.self_attn.is_causal = False
+        if config.canvas_source:
+            self.spread = Spread(config.d_model, config.d_model, bias=False)
 
     @property
     def depth(self) -> int:
         """Number of layers; the exit of the last one."""
         return len(self.layers)
 
-    def begin(self, embeddings: States) -> States:
+    def begin(self, embeddings: States, sight: Sight) -> States:
         """Give the states below the first layer: embeddings and places, normed.
+
+        Args:
+            embeddings: Of what stands on the canvas.
+            sight: What the layers may look at; with ``canvas_source`` the source is laid over the
+                canvas.
 
         Raises:
             InputError: There are more places than the model knows.
@@ -78,6 +87,9 @@ class ElmerDecoder(BartDecoder):  # type: ignore[misc]
         if size > known:
             raise InputError(f"a canvas has {size} places, this model knows {known}; shorten it")
         places = self.embed_positions(embeddings[..., 0])
+        if self.config.canvas_source:
+            laid = spread_over(sight.source, sight.source_mask, sight.canvas)
+            embeddings = embeddings + self.spread(laid)
         return self._dropped(self.layernorm_embedding(embeddings + places))
 
     def _dropped(self, states: States) -> States:

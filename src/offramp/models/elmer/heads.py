@@ -10,6 +10,7 @@ Source: Huang et al. 2022, "DA-Transformer", arXiv:2205.07459, section 3.1 (seve
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from transformers import initialization as init
 
 from offramp.logits.dag import dag_mixed_transitions
 
@@ -20,6 +21,21 @@ class Joint(nn.Linear):
     It begins as the states alone, so that a soft exit changes nothing until it is trained. The
     published one begins at random, and puts what the layers below have learned out of place.
     """
+
+    def begin(self, std: float) -> None:
+        """Set the weights of a model that is not trained yet."""
+        init.eye_(self.weight)
+
+
+class Spread(nn.Linear):
+    """Bring the source's states to a canvas.
+
+    It begins as the identity, as small as embeddings are, so that places stay told apart.
+    """
+
+    def begin(self, std: float) -> None:
+        """Set the weights of a model that is not trained yet; ``std`` is that of embeddings."""
+        init.copy_(self.weight, std * torch.eye(len(self.weight)))
 
 
 class Steps(nn.Module):

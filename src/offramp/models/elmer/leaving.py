@@ -107,7 +107,7 @@ def climb(
         ConfigError: The rule asks for gates that the model lacks, or for exits that there are not.
     """
     decoder = model.model.decoder
-    begun = decoder.begin(model.embed(canvas))
+    begun = decoder.begin(model.embed(canvas), sight)
     judge = Judge(model, settings, canvas)
     if settings.exit_rule is None:
         hand_over = judge.hand_over if model.config.soft_exit else None

@@ -72,7 +72,7 @@ class Passage:
 
     def _climb(self, canvas: Tensor, exits: Tensor | None) -> None:
         decoder = self._model.model.decoder
-        begun = decoder.begin(self._model.embed(canvas))
+        begun = decoder.begin(self._model.embed(canvas), self._sight)
         hand_over = self._hand_over if self._model.config.soft_exit else None
         self._states = decoder(begun, self._sight, exits=exits, hand_over=hand_over)
 
