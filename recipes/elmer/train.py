@@ -129,8 +129,8 @@ def pairs_in(path: Path, limit: int | None = None) -> list[Pair]:
     return pairs_of(open_source(str(path), split="train", streaming=False).rows("text"))[:limit]
 
 
-def main() -> None:
-    """Train."""
+def options() -> argparse.ArgumentParser:
+    """Say what can be asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--task", choices=TASKS, required=True)
@@ -156,7 +156,12 @@ def main() -> None:
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Train."""
+    asked = options().parse_args()
     torch.set_num_threads(asked.threads)
     task, folder = TASKS[asked.task], asked.data / asked.task
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")

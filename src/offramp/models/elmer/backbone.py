@@ -10,7 +10,7 @@ Source: Li et al. 2022, "ELMER", arXiv:2210.13304.
 from typing import Any
 
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.modeling_outputs import Seq2SeqModelOutput
 from transformers.models.bart.modeling_bart import BartEncoder, BartModel, BartPreTrainedModel
 
@@ -18,7 +18,6 @@ from offramp.errors import InputError
 from offramp.models.elmer.canvas import blank_canvas, lengths_of, mask_of, places_of, source_sizes
 from offramp.models.elmer.configuration import ElmerConfig
 from offramp.models.elmer.decoder import ElmerDecoder, sight_of
-from offramp.models.elmer.heads import Spread
 from offramp.models.elmer.published import ReadsBart
 
 
@@ -67,11 +66,6 @@ class ElmerModel(ReadsBart, BartModel):  # type: ignore[misc]
         self.decoder = ElmerDecoder(config)
         self.shared = self.decoder.embed_tokens
         self.post_init()
-
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, Spread):
-            module.begin(self.config.init_std)
 
     def forward(
         self,

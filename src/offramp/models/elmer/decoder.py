@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.bart.modeling_bart import BartDecoder
 
@@ -66,6 +66,11 @@ class ElmerDecoder(BartDecoder):  # type: ignore[misc]
             layer.self_attn.is_causal = False
         if config.canvas_source:
             self.spread = Spread(config.d_model, config.d_model, bias=False)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, Spread):
+            module.begin(self.config.init_std)
 
     @property
     def depth(self) -> int:

@@ -22,10 +22,6 @@ class Joint(nn.Linear):
     published one begins at random, and puts what the layers below have learned out of place.
     """
 
-    def begin(self, std: float) -> None:
-        """Set the weights of a model that is not trained yet."""
-        init.eye_(self.weight)
-
 
 class Spread(nn.Linear):
     """Bring the source's states to a canvas.

@@ -39,7 +39,7 @@ from offramp.models.elmer.canvas import (
 )
 from offramp.models.elmer.configuration import ElmerConfig
 from offramp.models.elmer.decoder import sight_of
-from offramp.models.elmer.heads import Joint, LengthHead, Spread, Steps, length_loss
+from offramp.models.elmer.heads import Joint, LengthHead, Steps, length_loss
 from offramp.models.elmer.learning import Target, target_for
 from offramp.models.elmer.leaving import gates_for
 from offramp.models.elmer.output import ElmerOutput, OneShotOutput
@@ -93,8 +93,8 @@ class ElmerForConditionalGeneration(CanvasTraces, ReadsBart, BartPreTrainedModel
             init.zeros_(module.linear.weight)
             init.zeros_(module.linear.bias)
             init.constant_(module.threshold, NEVER)
-        elif isinstance(module, (Joint, Spread)):
-            module.begin(self.config.init_std)
+        elif isinstance(module, Joint):
+            init.eye_(module.weight)
         elif isinstance(module, ElmerForConditionalGeneration):
             init.zeros_(module.final_logits_bias)
 
