@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import TextStreamer, set_seed
+import torch
+from transformers import TextStreamer
 
 from offramp.cli.encoding import encode, uses_chat
 from offramp.cli.loading import load, weights_hash
@@ -146,7 +147,7 @@ class Answers:
         side = "right" if model.config.is_encoder_decoder else "left"
         inputs = tokenizer.pad(rows, padding_side=side, return_tensors="pt").to(model.device)
         if settings.seed is not None:
-            set_seed((settings.seed + batch.start * SEED_STEP) % 2**32)
+            torch.manual_seed((settings.seed + batch.start * SEED_STEP) % 2**32)
         made = model.generate(
             inputs["input_ids"],
             attention_mask=inputs["attention_mask"],
