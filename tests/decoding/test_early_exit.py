@@ -87,6 +87,30 @@ def test_every_family_leaves_early_and_batch_mates_do_not_matter(family):
         assert together.exits[row, : len(new)].tolist() == single.exits[0].tolist()
 
 
+@pytest.mark.parametrize("family", sorted(CHECKED))
+@pytest.mark.parametrize(
+    "schedule", [((0, 0), (4, 2)), ((0, 2), (3, 0), (6, 1))], ids=["below", "between"]
+)
+def test_deferred_tokens_are_those_that_the_exit_says_after_the_same_text(family, schedule):
+    model = attach_exits(tiny.model_of(family), (0, 1, 2, 3), "direct")
+    inputs = prompts(model, (6,))
+
+    output = noted(model, inputs, EarlyExit(rule="schedule", schedule=schedule))
+
+    ids = output.sequences[0]
+    new = len(output.exits[0])
+    seq2seq = model.config.is_encoder_decoder
+    whole = {"input_ids": inputs["input_ids"], "decoder_input_ids": ids[None]} if seq2seq else {}
+    whole = whole or {"input_ids": ids[None]}
+    with torch.no_grad():
+        exits = tuple(sorted({exit for _, exit in schedule}))
+        said = model.exit_logits(**whole, exits=exits, use_cache=False)
+    for place in range(1, new):  # the first is the last layer's
+        exit = int(output.exits[0, place])
+        at = len(ids) - new + place
+        assert int(said[exit][0, at - 1].argmax()) == int(ids[at]), (place, exit)
+
+
 def written(model, decoding, inputs):
     """Run a loop by hand, to see the caches it leaves."""
     engine = engine_for(anatomy_of(model), decoding.engine)

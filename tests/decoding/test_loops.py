@@ -1,10 +1,18 @@
 """Law 5: our loops write what plain decoding writes, with drafts and without."""
 
+from collections import Counter
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import LogitsProcessor, LogitsProcessorList, StopStringCriteria, TextStreamer
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    StopStringCriteria,
+    TemperatureLogitsWarper,
+    TextStreamer,
+)
 
 import tiny
 from offramp import (
@@ -173,6 +181,75 @@ def test_a_drafter_that_knows_is_always_right():
     assert output.blocks[0].count_nonzero() == 4  # the prompt, then three steps of four tokens
 
 
+def test_a_right_draft_counts_though_the_text_ends_with_it():
+    model = with_drafter(model_with_exits())
+    model.drafter.tokens.fill_(5)
+
+    class Fives(LogitsProcessor):
+        def __call__(self, ids, scores):
+            scores[:, 5] = 1e4
+            return scores
+
+    output = model.generate(
+        **prompts(model, (6,)),
+        decoding=SelfSpeculation(draft_length=3),
+        logits_processor=LogitsProcessorList([Fives()]),
+        stopping_criteria=[lambda ids, _: torch.tensor([(ids[0] == 5).sum() >= 4])],
+        max_new_tokens=13,
+        do_sample=False,
+        return_dict_in_generate=True,
+    )
+
+    assert output.sequences[0, 6:].tolist() == [5] * 4
+    assert output.drafted.tolist() == output.accepted.tolist() == [3]
+
+
+def test_a_user_s_processor_is_shown_as_many_rows_as_the_batch_has():
+    model = model_with_exits()
+    inputs = prompts(model, (5, 5, 5))
+    shapes = []
+
+    class Watching(LogitsProcessor):
+        def __call__(self, ids, scores):
+            shapes.append(scores.shape[0])
+            return scores
+
+    class Cooler(TemperatureLogitsWarper):
+        def __call__(self, ids, scores):
+            shapes.append(scores.shape[0])
+            return super().__call__(ids, scores)
+
+    for processor in (Watching(), Cooler(0.5)):  # a user's, so nothing is known of it
+        shapes.clear()
+        told(model, inputs, Autoregressive(), logits_processor=[processor])
+        assert set(shapes) == {3}
+
+
+def test_transformers_own_processors_are_shown_one_row(monkeypatch):
+    model = model_with_exits()
+    seen = []
+    known = TemperatureLogitsWarper.__call__
+
+    def watched(self, ids, scores):
+        seen.append((len(ids), len(scores)))
+        return known(self, ids, scores)
+
+    monkeypatch.setattr(TemperatureLogitsWarper, "__call__", watched)
+    told(model, prompts(model, (5, 5, 5)), Autoregressive(), do_sample=True, temperature=0.5)
+
+    assert set(seen) == {(1, 1)}
+
+
+@pytest.mark.parametrize("decoding", [Autoregressive(), SelfSpeculation(draft_exit=2)])
+def test_guidance_is_for_one_text_since_it_remembers_its_last_call(decoding):
+    model = model_with_exits()
+    one = prompts(model, (6,))
+
+    assert told(model, one, decoding, guidance_scale=1.5) == told(model, one, guidance_scale=1.5)
+    with pytest.raises(ConfigError, match=r"guidance_scale .* one text at a time, got 3"):
+        told(model, prompts(model), decoding, guidance_scale=1.5)
+
+
 @pytest.mark.parametrize("draft_exit", [1, 3])
 def test_a_seed_draws_the_same_text_with_drafts_and_without(draft_exit):
     model = model_with_exits()
@@ -192,22 +269,33 @@ def test_a_seed_draws_the_same_text_with_drafts_and_without(draft_exit):
 
 def test_sampled_speculation_keeps_the_distribution():
     model = model_with_exits()
-    ids = prompts(model, (5,))["input_ids"].repeat(1500, 1)
+    few = {"do_sample": True, "top_k": 2, "eos_token_id": None, "max_new_tokens": 4}
+    ids = prompts(model, (5,))["input_ids"].repeat(600, 1)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    with torch.no_grad():
-        first = model(ids[:1]).logits[0, -1].softmax(-1)
-        after = torch.cat((ids[:1].repeat(tiny.VOCAB, 1), torch.arange(tiny.VOCAB)[:, None]), 1)
-        second = model(after).logits[:, -1].softmax(-1)
-    expected = (first @ second) * len(ids)
+    expected = {(): float(len(ids))}  # how often each text should be drawn, by the model's scores
+    for _ in range(4):
+        grown = {}
+        for text, count in expected.items():
+            with torch.no_grad():
+                seen = torch.cat((ids[:1], torch.tensor([text], dtype=torch.long)), -1)
+                values, best = model(seen).logits[0, -1].topk(2)
+            for token, share in zip(best.tolist(), values.softmax(-1).tolist(), strict=True):
+                grown[*text, token] = count * share
+        expected = grown
 
     torch.manual_seed(0)
-    speculation = SelfSpeculation(draft_exit=2, draft_length=2)
-    drawn = torch.tensor(
-        told(model, inputs, speculation, do_sample=True, max_new_tokens=2, eos_token_id=None)
-    )[:, -1]
+    speculation = SelfSpeculation(draft_exit=3, draft_length=2)
+    output = model.generate(**inputs, decoding=speculation, return_dict_in_generate=True, **few)
 
-    common = expected > 5
-    seen = torch.bincount(drawn, minlength=tiny.VOCAB)[common]
+    assert output.drafted.sum() > len(ids)
+    assert output.accepted.sum() > len(ids) / 10
+    texts = output.sequences[:, 5:].tolist()
+    drawn = Counter(map(tuple, texts))
+    assert drawn.keys() <= expected.keys()
+    common = torch.tensor([expected[text] > 5 for text in expected])
+    seen = torch.tensor([float(drawn[text]) for text in expected])[common]
+    expected = torch.tensor(list(expected.values()))
+    assert common.sum() >= 8
     chi_square = ((seen - expected[common]) ** 2 / expected[common]).sum()
     freedom = int(common.sum())
     assert chi_square < freedom + 4 * (2 * freedom) ** 0.5

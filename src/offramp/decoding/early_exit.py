@@ -224,15 +224,24 @@ class _Loop:
         self._step(texts, unread(texts, counts), whole=True)
 
     def step(self, texts: Sequence[Text]) -> None:
-        """Add a token to each text."""
-        self._step(texts, [text.tokens[-1:] for text in texts])
+        """Add a token to each text.
+
+        Tokens that wait at exit 0 are embedded once more: families that count places find where
+        the new one stands by what the first block has seen.
+        """
+        waiting = [len(text.kept.get(0, ())) for text in texts]
+        tokens = [text.tokens[-count - 1 :] for text, count in zip(texts, waiting, strict=True)]
+        self._step(texts, tokens)
 
     def _step(
         self, texts: Sequence[Text], tokens: Sequence[Sequence[int]], *, whole: bool = False
     ) -> None:
         """Take the next tokens up, text by text as far as it must go, and answer each."""
         states = torch.split(embedded(self.engine, texts, tokens), [len(each) for each in tokens])
-        going = [Passage(text, each) for text, each in zip(texts, states, strict=True)]
+        going = [
+            Passage(text, each if whole else each[-1:])
+            for text, each in zip(texts, states, strict=True)
+        ]
         at = 0
         self._note(going, 0)
         for stop in self.stops:

@@ -2,15 +2,15 @@
 
 In:  a request, an engine, a rule that makes scores of exits, and a source of drafts. Out: texts.
 Law: the texts are those of plain decoding by the same rule, whatever the drafts: greedy token for
-     token, up to ties of floating point; sampled, draw for draw, since every token is drawn from
-     the rule's own scores and a draft only saves the step after it
-     (tests/decoding/test_loops.py).
+     token, up to ties of floating point; sampled, draw for draw for one text, and for several by
+     the same distribution, since every token is drawn from the rule's own scores and a draft only
+     saves the step after it (tests/decoding/test_loops.py).
 Not here: where drafts come from (offramp.decoding.drafts); leaving early, which changes the text
      (offramp.decoding.early_exit).
 Source: Leviathan et al. 2022, arXiv:2211.17192, and Zhang et al. 2023, "Draft & Verify",
      arXiv:2309.08168. Differs: a draft is taken if it is the token drawn from the target, instead
      of with probability min(1, p / q). For greedy drafts both take it with probability p(draft);
-     and here a seed gives the same text with drafts and without.
+     and here a seed gives the same one text with drafts and without.
 """
 
 from collections.abc import Sequence
@@ -165,7 +165,8 @@ class _Loop:
             token = best[place] if best else text.pick(scores[place])
             text.score(token, scores[place])
             text.add(token, exit=self.top)
-            if text.done or place == len(draft) or token != draft[place]:
+            right = place < len(draft) and token == draft[place]
+            text.accepted += right
+            if text.done or not right:
                 break
-            text.accepted += 1
         return place

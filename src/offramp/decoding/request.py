@@ -3,7 +3,8 @@
 In:  what ``generate`` of transformers has prepared: prompts, processors, stopping criteria. Out:
      texts with their tokens, and what was noted of each.
 Law: processors and criteria see each text as transformers would show it, left padding included;
-     a text's tokens do not depend on its batch mates (tests/decoding/test_loops.py).
+     a text's scores do not depend on its batch mates (tests/decoding/test_loops.py). Texts of a
+     batch that are sampled draw from one generator, in turn.
 Not here: where the scores come from (offramp.decoding.loop, offramp.decoding.early_exit).
 """
 
@@ -14,8 +15,35 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformers.generation import logits_process as known
 
 from offramp.blocks.engines import Engine, Row
+
+ROW_BY_ROW = frozenset(
+    {
+        known.EpsilonLogitsWarper,
+        known.EtaLogitsWarper,
+        known.ExponentialDecayLengthPenalty,
+        known.ForcedBOSTokenLogitsProcessor,
+        known.ForcedEOSTokenLogitsProcessor,
+        known.InfNanRemoveLogitsProcessor,
+        known.LogitNormalization,
+        known.MinLengthLogitsProcessor,
+        known.MinNewTokensLengthLogitsProcessor,
+        known.MinPLogitsWarper,
+        known.NoBadWordsLogitsProcessor,
+        known.NoRepeatNGramLogitsProcessor,
+        known.SequenceBiasLogitsProcessor,
+        known.SuppressTokensAtBeginLogitsProcessor,
+        known.SuppressTokensLogitsProcessor,
+        known.TemperatureLogitsWarper,
+        known.TopHLogitsWarper,
+        known.TopKLogitsWarper,
+        known.TopPLogitsWarper,
+        known.TypicalLogitsWarper,
+    }
+)
+"""Processors of transformers that hold nothing of a row, so that one row is enough for them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,16 +154,17 @@ class Text:
     def pick(self, scores: Float[Tensor, " vocab"]) -> int:
         """Choose the next token, which is not added.
 
-        Processors may hold something for each row of the batch, so they are shown as many rows as
-        it has, all of them this text.
+        Processors but those ``ROW_BY_ROW`` may hold something for each row of the batch, so they
+        are shown as many rows as it has, all of them this text.
         """
         row = scores.to(torch.float32, copy=True)[None]
-        if self.request.processors:
-            rows = len(self.request.ids)
-            seen, row = self.shown[:, : self.length].expand(rows, -1), row.repeat(rows, 1)
-            for processor in self.request.processors:
+        seen, rows = self.shown[:, : self.length], len(self.request.ids)
+        for processor in self.request.processors:
+            if type(processor) in ROW_BY_ROW:
                 row = processor(seen, row)
-            row = row[self.place : self.place + 1]
+            else:
+                all_rows = processor(seen.expand(rows, -1), row.repeat(rows, 1))
+                row = all_rows[self.place : self.place + 1]
         if self.request.do_sample:
             shares = row.softmax(-1)
             return int(torch.multinomial(shares, num_samples=1, generator=self.request.generator))

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers.generation import GenerationConfig
+from transformers.generation import GenerationConfig, logits_process
 from transformers.utils import ModelOutput
 
 from offramp.blocks.engines import Engine, engine_for
@@ -117,6 +117,13 @@ class LoopParts:
         return weight[tokens]  # type: ignore[no-any-return]
 
 
+REMEMBERING = {
+    logits_process.UnbatchedClassifierFreeGuidanceLogitsProcessor: "guidance_scale",
+    logits_process.SynthIDTextWatermarkLogitsProcessor: "watermarking_config",
+}
+"""Processors of transformers that keep something from call to call, and what asks for them."""
+
+
 def _all(states: Tensor) -> Tensor:
     return states
 
@@ -139,6 +146,7 @@ def run_loop(loop: DecodingLoop, streamer: Any) -> Any:
         **inputs: Any,
     ) -> Any:
         _check(generation_config, inputs)
+        _check_processors(logits_processor, texts=len(input_ids))
         if streamer is not None:
             if len(input_ids) > 1:
                 raise ConfigError(f"a streamer shows one text, got {len(input_ids)}")
@@ -179,6 +187,20 @@ def _check(config: GenerationConfig, inputs: dict[str, Any]) -> None:
         raise ConfigError(f"{', '.join(asked)}: not kept by this decoding; use exit_logits or None")
     if inputs.get("inputs_embeds") is not None:
         raise ConfigError("this decoding begins with tokens; give input_ids, not inputs_embeds")
+
+
+def _check_processors(processors: Any, *, texts: int) -> None:
+    """Refuse processors that go on from their last call, which was about another text.
+
+    Raises:
+        ConfigError: There is one, and more than one text.
+    """
+    for kind, option in REMEMBERING.items():
+        if texts > 1 and any(isinstance(each, kind) for each in processors):
+            raise ConfigError(
+                f"{option} goes with one text at a time, got {texts}; give them one by one, or "
+                "leave decoding to transformers"
+            )
 
 
 def _encoder(model: Any, inputs: dict[str, Any]) -> dict[str, Tensor]:
