@@ -55,9 +55,9 @@ def told(ran):
             "early exit top_gap:0.4 of original",
         ),
         (
-            "--early-exit fixed:3 --cache copy --contrast original:1",
-            EarlyExit(rule="fixed", exits=(3,), cache="copy", lower=1),
-            "early exit fixed:3 cache copy of contrast original:1 alpha 0.1",
+            "--early-exit fixed:3 --cache copy --contrast original:1 --alpha 0.5",
+            EarlyExit(rule="fixed", exits=(3,), cache="copy", lower=1, alpha=0.5),
+            "early exit fixed:3 cache copy of contrast original:1 alpha 0.5",
         ),
         (
             "--early-exit patience:2",

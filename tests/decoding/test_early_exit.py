@@ -267,6 +267,20 @@ def test_an_exit_that_answers_is_contrasted_with_one_below():
     assert text == told(model, {"input_ids": begun}, contrast, max_new_tokens=NEW - 1)[0]
 
 
+def test_the_contrast_of_early_exit_has_the_alpha_asked_for():
+    model = model_with_exits()
+    inputs = prompts(model)
+    texts = []
+
+    for alpha in (0.1, 0.9):
+        rule = EarlyExit(rule="top_gap", threshold=1.0, lower=1, alpha=alpha)
+        texts.append(told(model, inputs, rule))
+        assert texts[-1] == told(model, inputs, Contrast(lower=1, alpha=alpha))
+    assert texts[0] != texts[1]
+    with pytest.raises(ConfigError, match="alpha must be above 0"):
+        EarlyExit(lower=1, alpha=0.0)
+
+
 def test_the_confidence_of_each_token_is_told():
     model = model_with_exits()
 

@@ -147,12 +147,15 @@ def test_the_drafter_and_a_few_exits_are_tried():
 
     ways = speculations(model)
 
-    assert {way.draft_exit for way in ways.values()} == {None, 1, 2}
+    assert {way.draft_exit for way in ways.values()} == {"drafter", 1, 2}
     assert {way.draft_length for way in ways.values()} == {1, 2, 4, "auto"}
     assert {way.lookup for way in ways.values()} == {0, 4}
     assert "drafter, length auto, lookup 4" in ways
     assert name_of(ways["exit 1, length 2"]) == "exit 1, length 2"
     assert speculations(attach_exits(tiny.model_of("llama"), (4,))) == {}
+    mixed = attach_exits(tiny.model_of("llama"), (1,), "block")
+    attach_exits(mixed, (2,), "lens")
+    assert {way.draft_exit for way in speculations(mixed).values()} == {2}
 
 
 def test_what_cannot_be_timed_is_refused():

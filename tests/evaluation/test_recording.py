@@ -35,9 +35,9 @@ def gated(family="llama", projection="lens", exits=(1, 2, 3)):
 
 @pytest.fixture(scope="module")
 def model():
-    """A Llama with gates, and exits of which one is a block of its own."""
+    """A Llama with gates, and exits of which one is of another kind."""
     model = gated()
-    attach_exits(model, (2,), "block")
+    attach_exits(model, (2,), "cast")
     gate = add_gate_(model.exits["2"], model.anatomy, 2)
     torch.nn.init.normal_(gate.linear.weight, std=0.5)
     return model
@@ -170,7 +170,7 @@ def test_what_cannot_be_recorded_is_refused(model):
         record(plain, padded(texts()))
     with pytest.raises(ConfigError, match="exit 2 has no gate"):
         record(plain, padded(texts()), exits=(2,))
-    with pytest.raises(ConfigError, match="no exit below its last layer"):
+    with pytest.raises(ConfigError, match="no exit from 0 to 3 may answer; attached: 4"):
         record(bare, padded(texts()), rule="top_gap")
     with pytest.raises(ConfigError, match="no rule 'patience' has a threshold"):
         record(plain, padded(texts()), rule="patience")
@@ -190,3 +190,12 @@ def test_gates_are_asked_only_where_there_are_some():
 
     assert recorded_exits(model, "gate") == (1, 3)
     assert recorded_exits(model, "top_gap") == (1, 2, 3)
+
+
+def test_block_exits_are_refused_before_anything_is_recorded():
+    model = attach_exits(tiny.model_of("llama"), (1,), "block")
+    attach_exits(model, (2,), "lens")
+
+    with pytest.raises(ConfigError, match="'block' exits"):
+        recorded_exits(model, "top_gap")
+    assert recorded_exits(model, "top_gap", (2,)) == (2,)

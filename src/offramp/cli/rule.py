@@ -12,6 +12,7 @@ from offramp.config import ORIGINAL, parse_exit, parse_exits
 from offramp.decoding import Autoregressive, Contrast, DoLa, EarlyExit, FixedExit, SelfSpeculation
 from offramp.decoding.protocol import DecodingLoop, DecodingRule
 from offramp.decoding.rule_text import early_exit_fields
+from offramp.decoding.speculation import DRAFTER
 from offramp.errors import ConfigError
 
 ORIGINAL_HEAD = "original"
@@ -71,13 +72,13 @@ def _early_exit(settings: Settings, rule: DecodingRule | None) -> EarlyExit:
                 f"--early-exit chooses the upper exit, got --contrast {settings.contrast}; write "
                 f"--contrast original:{rule.lower}"
             )
-        options["lower"] = rule.lower
+        options |= {"lower": rule.lower, "alpha": rule.alpha}
     return EarlyExit(**options, cache=settings.cache or "defer", engine=settings.runtime or "auto")
 
 
 def _speculation(settings: Settings, rule: DecodingRule | None) -> SelfSpeculation:
     value = str(settings.speculate)
-    exit = None if value == "drafter" else parse_exit(value)
+    exit = DRAFTER if value == DRAFTER else parse_exit(value)
     if exit == ORIGINAL:
         raise ConfigError("--speculate takes drafter or an exit number, got 'original'; try 12")
     return SelfSpeculation(

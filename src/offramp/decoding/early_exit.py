@@ -30,6 +30,7 @@ from offramp.decoding.request import Text
 from offramp.decoding.rules import Contrast
 from offramp.decoding.steps import climb, embedded, unread
 from offramp.errors import ConfigError
+from offramp.logits.contrast import check_alpha
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,7 @@ class EarlyExit:
         schedule: Pairs (new token, exit), ascending in the first: from that token on the exit
             answers; for ``rule="schedule"``.
         lower: Contrast the exit that answers with this one, where it lies above it (ACD).
+        alpha: Of that contrast: a token is plausible from this share of the best probability on.
         engine: What runs the blocks: ``"auto"``, ``"plain"``, ``"packed"`` (the matrices once more
             in memory, for several texts or drafts), ``"family"``, or, with the extra
             ``onnx``, ``"onnxruntime"``, ``"onnxruntime-int8"``, ``"onnxruntime-int4"``.
@@ -74,6 +76,7 @@ class EarlyExit:
     cache: str = "defer"
     schedule: tuple[tuple[int, int], ...] = ()
     lower: int | None = None
+    alpha: float = 0.1
     engine: str = "auto"
 
     def __post_init__(self) -> None:
@@ -92,6 +95,7 @@ class EarlyExit:
         for exit in self._named():
             if not isinstance(exit, int) or exit < 0:
                 raise ConfigError(f"exits must be numbers from 0 up, got {exit!r}; try 12")
+        check_alpha(self.alpha, minimum_candidates=1)
         self._check_threshold()
 
     def _check_threshold(self) -> None:
@@ -308,7 +312,7 @@ class _Loop:
         rule: DecodingRule | None = None
         lower = self.plan.lower
         if lower is not None and lower < exit:
-            rule = Contrast(upper=name, lower=lower)
+            rule = Contrast(upper=name, lower=lower, alpha=self.plan.alpha)
         said = [each.said for each in going if each.said is not None]
         if rule is None and exit < self.depth and len(said) == len(going):
             scores = torch.stack(said)

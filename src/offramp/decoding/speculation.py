@@ -24,6 +24,9 @@ from offramp.decoding.loop import checked_steps, deepest
 from offramp.decoding.protocol import DecodingRule, LoopModel, Steps
 from offramp.errors import ConfigError
 
+DRAFTER: Literal["drafter"] = "drafter"
+"""Names the trained drafter where an exit may draft, too."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Autoregressive:
@@ -63,9 +66,9 @@ class SelfSpeculation:
     """Draft with an early exit or the trained drafter, check with the rest: the same text, sooner.
 
     Attributes:
-        draft_exit: The exit that drafts; None is the model's trained drafter. With nothing given,
-            all settings are those that ``offramp calibrate`` found to be fastest, if it found any;
-            it times the engine of ``"auto"``.
+        draft_exit: The exit that drafts, or ``"drafter"``, the model's trained drafter. None is the
+            drafter, too; but with nothing given at all, settings are those that ``offramp
+            calibrate`` found to be fastest, if it found any; it times the engine of ``"auto"``.
         draft_length: Tokens of a draft at most; ``"auto"`` drafts on as long as the draft is more
             likely right than ``surest``.
         surest: See ``draft_length``; 0 to 1.
@@ -87,7 +90,7 @@ class SelfSpeculation:
         3
     """
 
-    draft_exit: int | None = None
+    draft_exit: int | Literal["drafter"] | None = None
     draft_length: int | Literal["auto"] = "auto"
     surest: float = 0.4
     draft_vocabulary: tuple[int, ...] | None = None
@@ -97,6 +100,10 @@ class SelfSpeculation:
 
     def __post_init__(self) -> None:
         _check_target(self.target)
+        if isinstance(self.draft_exit, str) and self.draft_exit != DRAFTER:
+            raise ConfigError(
+                f"draft_exit must be an exit number or {DRAFTER!r}, got {self.draft_exit!r}; try 12"
+            )
         if self.draft_length != "auto" and not (
             isinstance(self.draft_length, int) and self.draft_length >= 1
         ):
@@ -109,7 +116,7 @@ class SelfSpeculation:
             raise ConfigError(f"lookup must be 0 or more tokens, got {self.lookup}; try 4")
         if self.draft_vocabulary is not None and not self.draft_vocabulary:
             raise ConfigError("draft_vocabulary is empty; give ids, or None for all")
-        if self.draft_vocabulary is not None and self.draft_exit is None:
+        if self.draft_vocabulary is not None and self._exit is None:
             raise ConfigError("the trained drafter has its own vocabulary; leave draft_vocabulary")
 
     def check(self, model: LoopModel) -> None:
@@ -124,7 +131,7 @@ class SelfSpeculation:
             return settled.check(model)
         _check_exits(model, self.target)
         top = deepest(model, self.target)
-        if self.draft_exit is None:
+        if self._exit is None:
             if model.drafter is None:
                 raise ConfigError(
                     "this model has no trained drafter; name an exit that drafts, such as "
@@ -133,13 +140,18 @@ class SelfSpeculation:
             if top < model.depth:
                 raise ConfigError("the drafter reads the last layer; name a draft_exit instead")
             return
-        model.check_exits((self.draft_exit,), attached_only=False)
-        model.refuse_blocks((self.draft_exit,))
-        if not 0 < self.draft_exit < top:
+        model.check_exits((self._exit,), attached_only=False)
+        model.refuse_blocks((self._exit,))
+        if not 0 < self._exit < top:
             raise ConfigError(
                 f"draft_exit must be from 1 to {top - 1}, below what it drafts for; got "
-                f"{self.draft_exit}"
+                f"{self._exit}"
             )
+
+    @property
+    def _exit(self) -> int | None:
+        """The exit that drafts; None is the drafter."""
+        return None if isinstance(self.draft_exit, str) else self.draft_exit
 
     def settled(self, model: LoopModel) -> "SelfSpeculation":
         """Give these settings, or those that were found to be fastest where all is left open."""
@@ -178,16 +190,14 @@ class SelfSpeculation:
             surest=self.surest if auto else 0.0,
         )
         source: DraftSource
-        if self.draft_exit is None:
+        if self._exit is None:
             source = DrafterDrafts(model, engine, patience=patience)
         else:
             some: Tensor | None = None
             if self.draft_vocabulary is not None:
                 device = next(engine.anatomy.stack.parameters()).device
                 some = torch.tensor(self.draft_vocabulary, device=device)
-            source = ExitDrafts(
-                model, engine, exit=self.draft_exit, patience=patience, vocabulary=some
-            )
+            source = ExitDrafts(model, engine, exit=self._exit, patience=patience, vocabulary=some)
         return LookupDrafts(source, longest=self.lookup) if self.lookup else source
 
 

@@ -6,7 +6,8 @@ Not here: timing them (offramp.evaluation.latency).
 
 from typing import Any
 
-from offramp.decoding.speculation import SelfSpeculation
+from offramp.blocks.projections import Block
+from offramp.decoding.speculation import DRAFTER, SelfSpeculation
 
 DEPTHS = (1 / 6, 1 / 4, 1 / 3, 1 / 2)
 """Shares of all blocks near which an exit may draft; a deeper one costs more than it can save."""
@@ -19,17 +20,19 @@ def speculations(model: Any) -> dict[str, SelfSpeculation]:
     """Give self-speculation with a few drafting exits, lengths and lookups, and the drafter.
 
     Args:
-        model: A model with exits; those nearest to ``DEPTHS`` draft.
+        model: A model with exits; those nearest to ``DEPTHS`` draft, ``block`` exits never.
     """
-    attached = [exit for exit in model.exit_numbers if 0 < exit < model.depth]
-    exits: set[int | None] = {
+    attached = [
+        exit
+        for exit in model.exit_numbers
+        if 0 < exit < model.depth and not isinstance(model.exits[str(exit)], Block)
+    ]
+    exits: set[int] = {
         min(attached, key=lambda exit: abs(exit - share * model.depth))
         for share in DEPTHS
         if attached
     }
-    sources = ([] if model.drafter is None else [None]) + sorted(
-        exit for exit in exits if exit is not None
-    )
+    sources: list[Any] = [*([] if model.drafter is None else [DRAFTER]), *sorted(exits)]
     ways = [
         SelfSpeculation(draft_exit=source, draft_length=length, lookup=lookup)
         for source in sources
@@ -46,6 +49,6 @@ def name_of(way: SelfSpeculation) -> str:
         >>> name_of(SelfSpeculation(draft_exit=6, draft_length=2, lookup=4))
         'exit 6, length 2, lookup 4'
     """
-    source = "drafter" if way.draft_exit is None else f"exit {way.draft_exit}"
+    source = f"exit {way.draft_exit}" if isinstance(way.draft_exit, int) else DRAFTER
     lookup = f", lookup {way.lookup}" if way.lookup else ""
     return f"{source}, length {way.draft_length}{lookup}"

@@ -214,5 +214,5 @@ def _early_exit(value: str, rule: DecodingRule | None) -> EarlyExit:
                 f"early_exit chooses the upper exit, got {rule.upper}; write "
                 f"contrast_layer_indices=original;{rule.lower}"
             )
-        options["lower"] = rule.lower
+        options |= {"lower": rule.lower, "alpha": rule.alpha}
     return EarlyExit(**options)
