@@ -111,6 +111,7 @@ def genai(model: Any, *, threads: int, scratch: Path) -> Calls:
     options = {"intra_op_num_threads": threads, "inter_op_num_threads": 1}
     config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
     engine = library.Model(config)
+    end = model.config.eos_token_id
 
     def call(inputs: Any, tokens: int) -> Any:
         ids = inputs["input_ids"]
@@ -123,7 +124,9 @@ def genai(model: Any, *, threads: int, scratch: Path) -> Calls:
         writer.append_tokens(ids.numpy().astype("int32"))
         while not writer.is_done():
             writer.generate_next_token()
-        return [writer.get_sequence(row).tolist() for row in range(len(ids))]
+        rows = [writer.get_sequence(row).tolist() for row in range(len(ids))]
+        # the end token of a single text is written, but not given back
+        return [row if len(row) == most else [*row, end] for row in rows]
 
     return {"float32": call}
 

@@ -17,6 +17,7 @@ from offramp import (
 )
 from offramp.blocks.anatomy import CHECKED, anatomy_of
 from offramp.blocks.engines import engine_for
+from offramp.blocks.engines.plain import PlainEngine
 from offramp.blocks.projections import add_gate_
 from offramp.decoding.request import Request
 from offramp.decoding.steps import write_all
@@ -72,18 +73,21 @@ def test_a_rule_that_never_stops_is_plain_decoding(rule, cache):
 def test_every_family_leaves_early_and_batch_mates_do_not_matter(family):
     model = gated(family, "direct" if family == "opt" else "lens")
     inputs = prompts(model)
+    seq2seq = model.config.is_encoder_decoder
+    if seq2seq:  # sources of several lengths, padded at the right
+        for row, length in enumerate((9, 4, 6)):
+            inputs["attention_mask"][row, length:] = 0
     rule = EarlyExit(rule="top_probability", threshold=0.02 if family == "t5" else 0.1)
 
     together = noted(model, inputs, rule)
 
     assert min(together.exits[together.exits > 0].tolist()) < model.depth
-    if model.config.is_encoder_decoder:
-        return
     for row, ids in enumerate(inputs["input_ids"]):
         alone = ids[inputs["attention_mask"][row].bool()][None]
         single = noted(model, {"input_ids": alone}, rule)
-        new = single.sequences[0, alone.shape[1] :]
-        assert together.sequences[row, len(ids) :][: len(new)].tolist() == new.tolist()
+        new = single.sequences[0, 1 if seq2seq else alone.shape[1] :]
+        begun = 1 if seq2seq else len(ids)
+        assert together.sequences[row, begun:][: len(new)].tolist() == new.tolist()
         assert together.exits[row, : len(new)].tolist() == single.exits[0].tolist()
 
 
@@ -109,6 +113,35 @@ def test_deferred_tokens_are_those_that_the_exit_says_after_the_same_text(family
         exit = int(output.exits[0, place])
         at = len(ids) - new + place
         assert int(said[exit][0, at - 1].argmax()) == int(ids[at]), (place, exit)
+
+
+def test_a_step_runs_the_texts_that_are_not_done_and_no_others(monkeypatch):
+    model = model_with_exits()
+    rows = []
+    run = PlainEngine.run
+
+    def counted(self, states, start, stop, pieces):
+        rows.append(len(pieces))
+        return run(self, states, start, stop, pieces)
+
+    monkeypatch.setattr(PlainEngine, "run", counted)
+    ends = [3, 6, 9]  # new tokens of the texts
+
+    def done(ids, _):
+        place = [int(each) for each in inputs["input_ids"][:, -1]].index(int(ids[0, 8]))
+        return torch.tensor([ids.shape[1] >= 9 + ends[place]])
+
+    inputs = prompts(model)
+    model.generate(
+        **inputs,
+        decoding=EarlyExit(rule="fixed", exits=(2,)),
+        stopping_criteria=[done],
+        max_new_tokens=NEW,
+        do_sample=False,
+    )
+
+    assert rows[-3:] == [1] * 3
+    assert rows.count(3) > rows.count(2) == rows.count(1) == 3
 
 
 def written(model, decoding, inputs):

@@ -39,7 +39,8 @@ class LoopOutput(ModelOutput):  # type: ignore[misc]
         exits: The exit that gave each new token, [B, new]; L is the last layer.
         confidence: How sure it was, [B, new], 0 to 1; 1 where nobody was asked.
         blocks: Blocks that were run for each new token, fills and refused drafts included,
-            [B, new]; the first has the prompt's.
+            [B, new]; the first has the prompt's, and of tokens that one step added the first has
+            all of that step.
         drafted: Tokens that were drafted, [B].
         accepted: Drafted tokens that were right, [B].
         copied: Drafted tokens that were copied from the text itself, right or not, [B].
