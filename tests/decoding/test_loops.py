@@ -157,14 +157,17 @@ def test_a_trained_drafter_never_changes_the_text(rows):
         assert told(model, inputs, speculation) == told(model, inputs, speculation.target)
 
 
+class Fives(LogitsProcessor):
+    """Make 5 the best token wherever it is asked."""
+
+    def __call__(self, ids, scores):
+        scores[:, 5] = 1e4
+        return scores
+
+
 def test_a_drafter_that_knows_is_always_right():
     model = with_drafter(model_with_exits())
     model.drafter.tokens.fill_(5)  # whatever it reads, it guesses 5
-
-    class Fives(LogitsProcessor):
-        def __call__(self, ids, scores):
-            scores[:, 5] = 1e4
-            return scores
 
     output = model.generate(
         **prompts(model, (6,)),
@@ -184,11 +187,6 @@ def test_a_drafter_that_knows_is_always_right():
 def test_a_right_draft_counts_though_the_text_ends_with_it():
     model = with_drafter(model_with_exits())
     model.drafter.tokens.fill_(5)
-
-    class Fives(LogitsProcessor):
-        def __call__(self, ids, scores):
-            scores[:, 5] = 1e4
-            return scores
 
     output = model.generate(
         **prompts(model, (6,)),

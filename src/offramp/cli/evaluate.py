@@ -124,7 +124,7 @@ def evaluate(  # noqa: PLR0913 - one parameter for each option
     no_repeat_ngram_size: seq2seq_options.NoRepeatNgramSize = None,
     time: seq2seq_options.Time = None,
     early_exit: seq2seq_options.EarlyExitRule = None,
-    min_exit: options.MinExit = None,
+    min_exit: seq2seq_options.MinExit = None,
     canvas_length: seq2seq_options.CanvasLength = None,
     lengths: seq2seq_options.Lengths = None,
     refine_steps: seq2seq_options.RefineSteps = None,

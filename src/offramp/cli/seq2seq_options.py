@@ -13,6 +13,15 @@ from offramp.cli import options
 
 ONE_PASS, PAIRS, SCORES, TEXT = "One pass (ELMER)", "Pairs", "Scores", "Text"
 
+MinExit = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="EXIT",
+        help="With --early-exit: no token leaves below this exit.",
+        rich_help_panel=ONE_PASS,
+    ),
+]
 CanvasLength = Annotated[
     int | None,
     typer.Option(

@@ -97,7 +97,7 @@ def run_trials(
 def _settings(way: SelfSpeculation, timing: Timing, *, used: bool) -> CalibratedDrafts:
     ratio = timing.against_plain
     return CalibratedDrafts(
-        draft_exit=way.draft_exit if isinstance(way.draft_exit, int) else None,
+        draft_exit=way.exit,
         draft_length=way.draft_length,
         surest=way.surest,
         lookup=way.lookup,

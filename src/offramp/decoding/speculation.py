@@ -116,7 +116,7 @@ class SelfSpeculation:
             raise ConfigError(f"lookup must be 0 or more tokens, got {self.lookup}; try 4")
         if self.draft_vocabulary is not None and not self.draft_vocabulary:
             raise ConfigError("draft_vocabulary is empty; give ids, or None for all")
-        if self.draft_vocabulary is not None and self._exit is None:
+        if self.draft_vocabulary is not None and self.exit is None:
             raise ConfigError("the trained drafter has its own vocabulary; leave draft_vocabulary")
 
     def check(self, model: LoopModel) -> None:
@@ -131,7 +131,7 @@ class SelfSpeculation:
             return settled.check(model)
         _check_exits(model, self.target)
         top = deepest(model, self.target)
-        if self._exit is None:
+        if self.exit is None:
             if model.drafter is None:
                 raise ConfigError(
                     "this model has no trained drafter; name an exit that drafts, such as "
@@ -140,16 +140,15 @@ class SelfSpeculation:
             if top < model.depth:
                 raise ConfigError("the drafter reads the last layer; name a draft_exit instead")
             return
-        model.check_exits((self._exit,), attached_only=False)
-        model.refuse_blocks((self._exit,))
-        if not 0 < self._exit < top:
+        model.check_exits((self.exit,), attached_only=False)
+        model.refuse_blocks((self.exit,))
+        if not 0 < self.exit < top:
             raise ConfigError(
-                f"draft_exit must be from 1 to {top - 1}, below what it drafts for; got "
-                f"{self._exit}"
+                f"draft_exit must be from 1 to {top - 1}, below what it drafts for; got {self.exit}"
             )
 
     @property
-    def _exit(self) -> int | None:
+    def exit(self) -> int | None:
         """The exit that drafts; None is the drafter."""
         return None if isinstance(self.draft_exit, str) else self.draft_exit
 
@@ -190,14 +189,14 @@ class SelfSpeculation:
             surest=self.surest if auto else 0.0,
         )
         source: DraftSource
-        if self._exit is None:
+        if self.exit is None:
             source = DrafterDrafts(model, engine, patience=patience)
         else:
             some: Tensor | None = None
             if self.draft_vocabulary is not None:
                 device = next(engine.anatomy.stack.parameters()).device
                 some = torch.tensor(self.draft_vocabulary, device=device)
-            source = ExitDrafts(model, engine, exit=self._exit, patience=patience, vocabulary=some)
+            source = ExitDrafts(model, engine, exit=self.exit, patience=patience, vocabulary=some)
         return LookupDrafts(source, longest=self.lookup) if self.lookup else source
 
 

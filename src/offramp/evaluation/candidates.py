@@ -49,6 +49,6 @@ def name_of(way: SelfSpeculation) -> str:
         >>> name_of(SelfSpeculation(draft_exit=6, draft_length=2, lookup=4))
         'exit 6, length 2, lookup 4'
     """
-    source = f"exit {way.draft_exit}" if isinstance(way.draft_exit, int) else DRAFTER
+    source = DRAFTER if way.exit is None else f"exit {way.exit}"
     lookup = f", lookup {way.lookup}" if way.lookup else ""
     return f"{source}, length {way.draft_length}{lookup}"
