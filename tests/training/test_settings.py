@@ -8,6 +8,9 @@ from transformers import Trainer
 
 import tiny
 from offramp.errors import ConfigError
+from offramp.training import finetuning, pretraining
+from offramp.training.finetuning_settings import FinetuneSettings
+from offramp.training.pretraining import PretrainSettings
 from offramp.training.settings import PUBLISHED_BLOCK, TrainSettings, published_recipe
 
 
@@ -100,6 +103,27 @@ def test_the_precision_is_mixed_precision(precision, flags, tmp_path, monkeypatc
         TrainSettings(precision=precision).arguments(tmp_path)
 
     assert (told["bf16"], told["fp16"]) == flags
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        lambda folder: TrainSettings(precision="bfloat16").arguments(folder),
+        lambda folder: finetuning.training_arguments(
+            FinetuneSettings(precision="bfloat16"), folder
+        ),
+        lambda folder: pretraining.training_arguments(
+            PretrainSettings(precision="bfloat16"), folder, streamed=False
+        ),
+    ],
+)
+def test_mixed_precision_needs_no_word_of_the_processor(arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+
+    given = arguments(tmp_path)
+
+    assert given.bf16
+    assert given.use_cpu
 
 
 def test_a_lesson_has_the_weights_and_the_objective_asked_for():

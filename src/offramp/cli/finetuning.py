@@ -82,7 +82,7 @@ def _tuned(
         output=asked.output,
         settings=asked.settings,
         metrics=measures(asked.metrics) if asked.metrics else None,
-        use_cpu=asked.device == "cpu",
+        use_cpu=device_of(asked.device).type == "cpu",
         report_to=asked.log_to,
     )
     if trainer.state.best_metric is None:

@@ -30,7 +30,7 @@ from offramp.training.checkpoints import check_facts
 from offramp.training.finetuning_settings import FinetuneSettings
 from offramp.training.formats import Rows, columns_of
 from offramp.training.room import REMEDY, have_room
-from offramp.training.trainer import SafeTrainer, precision_of
+from offramp.training.trainer import SafeTrainer, on_cpu_alone, precision_of
 
 _logger = logging.getLogger(__name__)
 
@@ -332,7 +332,8 @@ def training_arguments(
         output: Folder of checkpoints and logs.
         **more: Further arguments of transformers, such as ``report_to``.
     """
-    precision = precision_of(settings.precision, on_cpu=bool(more.get("use_cpu")))
+    more = {"use_cpu": on_cpu_alone()} | more
+    precision = precision_of(settings.precision, on_cpu=more["use_cpu"])
     given: dict[str, Any] = {
         "output_dir": str(output),
         "learning_rate": settings.learning_rate,
@@ -347,7 +348,7 @@ def training_arguments(
         "gradient_accumulation_steps": settings.accumulate,
         "bf16": precision == "bfloat16",
         "fp16": precision == "float16",
-        "dataloader_pin_memory": torch.accelerator.is_available() and not more.get("use_cpu"),
+        "dataloader_pin_memory": not more["use_cpu"],
         "eval_strategy": "steps",
         "eval_steps": settings.eval_steps,
         "save_steps": settings.eval_steps,

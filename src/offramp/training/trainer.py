@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 from transformers import PrinterCallback, Trainer, TrainerCallback
+from transformers.utils import is_torch_xla_available
 
 from offramp.errors import CheckpointError, ConfigError, InputError, first_line
 from offramp.models.files import moved_whole
@@ -251,6 +252,11 @@ def writable(folder: str | Path) -> Iterator[None]:
             f"cannot write {folder}: {first_line(cause)}; free some space and run the same "
             "command again"
         ) from None
+
+
+def on_cpu_alone() -> bool:
+    """Whether nothing but a processor is there; transformers mixes precision there only if told."""
+    return not torch.accelerator.is_available() and not is_torch_xla_available()
 
 
 def precision_of(asked: str, *, on_cpu: bool) -> str:
