@@ -106,6 +106,23 @@ def test_the_best_weights_are_kept_and_not_the_last(tmp_path, tokenizer):
         assert torch.equal(trainer.model.state_dict()[name], weight), name
 
 
+def test_texts_are_written_for_pairs_from_everywhere_in_the_file(tmp_path, tokenizer):
+    held_out = [Pair("a", (str(number),)) for number in range(10)]
+    judged = []
+
+    trained(
+        tokenizer,
+        tmp_path,
+        held_out=held_out,
+        metrics=lambda texts, references: judged.extend(references) or {"judged": 0.0},
+        metric="judged",
+        max_steps=3,
+        eval_rows=4,
+    )
+
+    assert [text for (text,) in judged] == ["0", "2", "5", "7"]
+
+
 def test_references_do_not_reach_the_texts(tmp_path, tokenizer):
     model, seen = model_of(tokenizer, "plain"), []
 

@@ -14,7 +14,6 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -287,7 +286,7 @@ def finetune(
         data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=NO_LABEL),
         processing_class=tokenizer,
         callbacks=stopping,
-        written=list(islice(held_out, settings.eval_rows)),
+        written=evenly(held_out, settings.eval_rows),
         longest=longest_source(settings, config),
         metrics=metrics,
         generate={"max_new_tokens": settings.max_target},
@@ -320,6 +319,17 @@ def _hash(facts: Iterable[Mapping[str, Any]]) -> str:
     for each in facts:
         digest.update(json.dumps(each, sort_keys=True, default=str).encode() + b"\n")
     return digest.hexdigest()[:16]
+
+
+def evenly(pairs: Sequence[Pair], count: int) -> Sequence[Pair]:
+    """Give at most so many pairs, at equal distances: a file in alphabetical order begins with A.
+
+    Example:
+        >>> [pair.source for pair in evenly([Pair(each, ("",)) for each in "abcdef"], 3)]
+        ['a', 'c', 'e']
+    """
+    most = min(count, len(pairs))
+    return [pairs[number * len(pairs) // most] for number in range(most)]
 
 
 def training_arguments(

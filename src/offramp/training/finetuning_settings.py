@@ -31,7 +31,7 @@ class FinetuneSettings:
         precision: float32, or mixed precision in bfloat16 or float16; auto is bfloat16 on a GPU
             that is fast at it, else float32.
         eval_steps: Steps between checkpoints, each with an evaluation by writing.
-        eval_rows: Pairs held out that are written for, the first ones.
+        eval_rows: Pairs held out that are written for, at equal distances in what was given.
         metric: Which number decides which checkpoint is the best; its sign tells the direction:
             -loss is better when lower, rougeL when higher.
         patience: Stop after so many evaluations without a better one; 0 never.
