@@ -106,6 +106,15 @@ def test_the_best_weights_are_kept_and_not_the_last(tmp_path, tokenizer):
         assert torch.equal(trainer.model.state_dict()[name], weight), name
 
 
+def test_the_best_weights_come_back_without_a_word(tmp_path, tokenizer, monkeypatch):
+    said = []
+    monkeypatch.setattr("transformers.trainer.logger.warning", said.append)
+
+    trained(tokenizer, tmp_path, metrics=exact, metric="exact")
+
+    assert said == []
+
+
 def test_texts_are_written_for_pairs_from_everywhere_in_the_file(tmp_path, tokenizer):
     held_out = [Pair("a", (str(number),)) for number in range(10)]
     judged = []

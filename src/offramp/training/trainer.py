@@ -75,6 +75,10 @@ class SafeTrainer(Trainer):  # type: ignore[misc]
         """Put a checkpoint's weights into the model."""
         load_model_(self.accelerator.unwrap_model(self.model), checkpoint)
 
+    def _load_best_model(self) -> None:
+        """Without transformers' warning that weights which are tied to others were not stored."""
+        self.load_weights_(str(self.state.best_model_checkpoint))
+
     def _run_epoch(self, **plan: Any) -> None:
         """Train for an epoch, unless a finished training was started again."""
         if self.state.global_step >= self.state.max_steps:
