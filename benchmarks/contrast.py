@@ -32,7 +32,7 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from offramp import Contrast, attach_exits, load_default
-from offramp.evaluation.machine import processor_name
+from offramp.blocks.machine import processor_name
 from offramp.models.default import ensure_default
 
 EXITS = tuple(range(2, 31, 2))

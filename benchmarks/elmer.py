@@ -47,7 +47,7 @@ from elmer_ways import BASE, PAD, Way, Ways
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
 
-from offramp.evaluation.machine import machine_facts
+from offramp.blocks.machine import machine_facts
 
 PAUSE = 0.02
 """Seconds for threads of the way before to go to sleep."""

@@ -38,7 +38,7 @@ import torch
 from soak_ways import ENGINES, Ways
 from transformers.utils import logging
 
-from offramp.evaluation.machine import machine_facts
+from offramp.blocks.machine import machine_facts
 
 SECONDS = 30.0
 """Between readings."""

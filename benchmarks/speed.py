@@ -58,7 +58,7 @@ from transformers.utils import logging
 
 from offramp import OfframpError, load_default
 from offramp.blocks.engines import engine_for
-from offramp.evaluation.machine import processor_name
+from offramp.blocks.machine import processor_name
 
 PACKAGES = ("torch", "transformers", "offramp", "economize", "onnxruntime", "onnxruntime-genai")
 TUNE_TOKENS = 48

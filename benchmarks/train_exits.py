@@ -47,7 +47,7 @@ import torch.nn.functional as F  # noqa: N812 - the name that everyone uses
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from offramp import attach_exits
-from offramp.evaluation.machine import processor_name
+from offramp.blocks.machine import processor_name
 from offramp.training.candidates import Candidates
 from offramp.training.chunked import CHUNK_SCORES
 from offramp.training.objectives import Objective

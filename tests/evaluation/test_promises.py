@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from offramp.blocks.machine import machine_facts
 from offramp.errors import ConfigError, InputError
 from offramp.evaluation.contrasts import best_contrast
-from offramp.evaluation.machine import machine_facts
 from offramp.evaluation.promises import BOUNDS, divide, promise
 from offramp.evaluation.replay import Ladder, Recorded
 

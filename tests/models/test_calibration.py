@@ -1,6 +1,7 @@
 """calibration.json is what was found, is obeyed, and is refused where it does not belong."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from offramp import (
     attach_exits,
     save_exits,
 )
+from offramp.blocks.machine import machine_facts
 from offramp.blocks.projections import add_gate_
 from offramp.decoding.calibrated import (
     Calibrated,
@@ -215,6 +217,21 @@ def test_settings_that_were_slower_are_not_used(base, kept):
 
     plain = SelfSpeculation()
 
+    assert plain.settled(model) is plain
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("processor", "Another"), ("device", "An H100"), ("dtype", "bfloat16")]
+)
+def test_settings_that_were_timed_elsewhere_are_not_used(base, kept, name, value):
+    model = loaded(base, kept)
+    here = machine_facts(model)
+    plain = SelfSpeculation()
+
+    model.calibration = replace(found_for(model), machine=here)
+    assert plain.settled(model).lookup == DRAFTS.lookup
+
+    model.calibration = replace(found_for(model), machine={**here, name: value})
     assert plain.settled(model) is plain
 
 

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from offramp.blocks.machine import machine_facts
 from offramp.cli.calibrate import SELF, Wanted
 from offramp.cli.loading import Loaded, load
 from offramp.cli.promises import show_promises
@@ -26,7 +27,6 @@ from offramp.decoding.calibrated import Calibrated, CalibratedContrast
 from offramp.errors import CheckpointError, ConfigError, InputError, first_line
 from offramp.evaluation.calibration import AGREEMENT
 from offramp.evaluation.contrasts import best_contrast
-from offramp.evaluation.machine import machine_facts
 from offramp.evaluation.promises import Promise, divide, promise
 from offramp.evaluation.recording import record, recorded_exits
 from offramp.evaluation.replay import Ladder

@@ -12,6 +12,7 @@ from dataclasses import asdict, fields
 from functools import partial
 from typing import Any
 
+from offramp.blocks.machine import machine_facts
 from offramp.cli.kept_texts import Batch, Kept, Writing, here, write_texts
 from offramp.cli.loading import weights_hash
 from offramp.cli.output import check_output, key_of
@@ -22,7 +23,6 @@ from offramp.cli.seq2seq_writers import load_writers
 from offramp.cli.show import progress, show_json
 from offramp.cli.spread_evaluation import TextTask, spread_texts
 from offramp.evaluation.latency import LEAST_ROUNDS
-from offramp.evaluation.machine import machine_facts
 from offramp.evaluation.pace import Pace, Race
 from offramp.evaluation.pairs import Pair, read_pairs
 from offramp.evaluation.seq2seq import Writer, Written

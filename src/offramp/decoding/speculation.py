@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from offramp.blocks.engines import Engine
+from offramp.blocks.machine import machine_facts
+from offramp.decoding.calibrated import Calibrated
 from offramp.decoding.drafts import (
     LONGEST_AUTO,
     DrafterDrafts,
@@ -26,6 +28,9 @@ from offramp.errors import ConfigError
 
 DRAFTER: Literal["drafter"] = "drafter"
 """Names the trained drafter where an exit may draft, too."""
+
+TIMED_ON = ("processor", "device", "dtype")
+"""What must be the same for settings that were the fastest elsewhere to be taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,10 +158,12 @@ class SelfSpeculation:
         return None if isinstance(self.draft_exit, str) else self.draft_exit
 
     def settled(self, model: LoopModel) -> "SelfSpeculation":
-        """Give these settings, or those that were found to be fastest where all is left open."""
-        found = None if model.calibration is None else model.calibration.speculation
-        left_open = self == SelfSpeculation()
-        if not left_open or found is None or not found.used:
+        """Give these settings, or, where all is left open, those fastest on this machine."""
+        calibration = model.calibration
+        found = None if calibration is None else calibration.speculation
+        if calibration is None or found is None or not found.used or self != SelfSpeculation():
+            return self
+        if not _timed_here(calibration, model):
             return self
         chosen = replace(
             self,
@@ -198,6 +205,12 @@ class SelfSpeculation:
                 some = torch.tensor(self.draft_vocabulary, device=device)
             source = ExitDrafts(model, engine, exit=self.exit, patience=patience, vocabulary=some)
         return LookupDrafts(source, longest=self.lookup) if self.lookup else source
+
+
+def _timed_here(calibration: Calibrated, model: LoopModel) -> bool:
+    """Whether what was timed was timed on a machine like this one, as far as the file says."""
+    here = machine_facts(model)
+    return all(calibration.machine.get(name, here[name]) == here[name] for name in TIMED_ON)
 
 
 def _check_target(target: object) -> None:
