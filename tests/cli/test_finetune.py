@@ -87,6 +87,17 @@ def test_files_of_unequal_length_are_refused(finetune, write, elmer):
     assert "in.txt, line 2 has no line beside it in" in ran.err
 
 
+def test_a_file_without_pairs_is_named(finetune, write, elmer):
+    nothing = write("nothing.jsonl", "")
+
+    trained_on = finetune(elmer, data=nothing)
+    held_out = finetune(elmer, "--held-out", nothing)
+
+    for ran in (trained_on, held_out):
+        assert ran.code == 2
+        assert "nothing.jsonl holds no pairs; give at least one, such as {" in ran.err
+
+
 def test_random_weights_need_only_a_configuration(finetune, elmer, tmp_path):
     (tmp_path / "bare").mkdir()
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):

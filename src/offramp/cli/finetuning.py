@@ -104,7 +104,10 @@ def _pairs(asked: Finetuning) -> tuple[list[Pair], list[Pair]]:
         rows = [_aligned(Path(ours), theirs, asked) for ours, theirs in files]
     else:
         rows = [open_source(each, split="train", streaming=False).rows("text") for each in sources]
-    return pairs_of(chain(*rows[:-1]), **names), pairs_of(rows[-1], **names)
+    return (
+        pairs_of(chain(*rows[:-1]), **names, name=" and ".join(asked.pairs)),
+        pairs_of(rows[-1], **names, name=asked.held_out),
+    )
 
 
 def _aligned(sources: Path, targets: Path, asked: Finetuning) -> Rows:

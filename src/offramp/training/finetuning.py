@@ -53,16 +53,19 @@ class Pair:
     targets: tuple[str, ...]
 
 
-def pairs_of(rows: Rows, *, source: str = "source", target: str = "target") -> list[Pair]:
+def pairs_of(
+    rows: Rows, *, source: str = "source", target: str = "target", name: str = "the data"
+) -> list[Pair]:
     """Read pairs.
 
     Args:
         rows: Rows with the places they stand at.
         source: Column of sources.
         target: Column of targets. A column ``targets`` beside it holds all that are right.
+        name: Of the rows, for messages.
 
     Raises:
-        InputError: A row has no such columns, or they hold no text.
+        InputError: There are no rows, one has no such columns, or they hold no text.
     """
     pairs = []
     for place, row in rows:
@@ -76,7 +79,8 @@ def pairs_of(rows: Rows, *, source: str = "source", target: str = "target") -> l
             )
         pairs.append(Pair(str(given[0]), tuple(dict.fromkeys(map(str, given[1:])))))
     if not pairs:
-        raise InputError("there are no pairs; give at least one")
+        example = json.dumps({source: "a text", target: "its text"})
+        raise InputError(f"{name} holds no pairs; give at least one, such as {example}")
     return pairs
 
 
