@@ -115,6 +115,14 @@ def test_the_best_weights_come_back_without_a_word(tmp_path, tokenizer, monkeypa
     assert said == []
 
 
+def test_the_tokenizer_stays_as_it_was(tmp_path, tokenizer):
+    before = tokenizer.backend_tokenizer.to_str()
+
+    trained(tokenizer, tmp_path, metrics=exact, metric="exact", max_source=3)
+
+    assert tokenizer.backend_tokenizer.to_str() == before
+
+
 def test_texts_are_written_for_pairs_from_everywhere_in_the_file(tmp_path, tokenizer):
     held_out = [Pair("a", (str(number),)) for number in range(10)]
     judged = []

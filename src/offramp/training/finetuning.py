@@ -12,6 +12,7 @@ Not here: metrics, which are given (offramp.evaluation.text_metrics); pre-traini
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -277,6 +278,7 @@ def finetune(
     if settings.label_smoothing and getattr(model.config, "model_type", "") == "elmer":
         raise ConfigError("label_smoothing is not for ELMER models; leave it at 0")
     config = model.config
+    tokenizer = deepcopy(tokenizer)  # it keeps how it cut and padded last, and would save that
     rows, lost = tokenised(pairs, tokenizer, settings, config=config)
     kept_back, lost_back = tokenised(
         held_out, tokenizer, settings, config=config, name="held-out pairs"
