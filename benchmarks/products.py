@@ -21,8 +21,8 @@ from speed_costs import in_turn
 from torch import Tensor
 
 from offramp import load_default
-from offramp.blocks.machine import processor_name
-from offramp.blocks.products import from_the_left, is_intel, matrices_of
+from offramp.blocks.machine import is_intel, processor_name
+from offramp.blocks.products import from_the_left, matrices_of
 
 LINES = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 64)
 

@@ -105,6 +105,19 @@ def test_nothing_but_the_gates_changes(byte_tokenizer, head):
     assert all(each.grad is None and each.requires_grad for each in model.parameters())
 
 
+def test_the_tokenizer_stays_as_it_was(byte_tokenizer):
+    before = byte_tokenizer.backend_tokenizer.to_str()
+
+    train_canvas_gates(
+        model_of(byte_tokenizer),
+        byte_tokenizer,
+        pairs=pairs(30, seed=1),
+        held_out=pairs(20, seed=2),
+    )
+
+    assert byte_tokenizer.backend_tokenizer.to_str() == before
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_labels_are_those_of_one_source_alone(byte_tokenizer, head):
     model = model_of(byte_tokenizer, head)

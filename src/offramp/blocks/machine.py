@@ -1,6 +1,7 @@
 """Say on which machine, and with what, something was measured."""
 
 import platform
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,26 @@ def machine_facts(model: Any) -> dict[str, Any]:
     }
 
 
+@cache
 def processor_name() -> str:
     """Name the processor, as the system tells it."""
-    if CPU_INFO.is_file():
-        for line in CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return value.strip()
+    for line in _processor_facts().splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
     return platform.processor() or platform.machine()
+
+
+@cache
+def is_intel() -> bool:
+    """Tell whether MKL runs on a processor that it was made for."""
+    return "GenuineIntel" in (_processor_facts() or platform.processor())
+
+
+@cache
+def _processor_facts() -> str:
+    """Give what the system tells of its processors; nothing where it keeps no such file."""
+    try:
+        return CPU_INFO.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

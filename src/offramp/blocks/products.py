@@ -38,15 +38,15 @@ the next multiple of 4: 21 numbers instead of 44.
 """
 
 import math
-import platform
 from collections.abc import Iterable
 from functools import cache
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that everyone uses
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from offramp.blocks.machine import is_intel
 
 FEWEST, FULL = 6, 16
 """Lines from which oneDNN multiplies faster than MKL, and from which it does not any more."""
@@ -167,16 +167,6 @@ def from_the_left(
     if full > count:
         lines = F.pad(lines, (0, 0, 0, full - count))
     return torch.mm(matrix, lines.t()).t()[:count].contiguous()
-
-
-@cache
-def is_intel() -> bool:
-    """Tell whether MKL runs on a processor that it was made for."""
-    try:
-        told = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        told = platform.processor()
-    return "GenuineIntel" in told
 
 
 def matrices_of(blocks: Iterable[nn.Module]) -> list[Tensor]:

@@ -160,10 +160,10 @@ class SelfSpeculation:
     def settled(self, model: LoopModel) -> "SelfSpeculation":
         """Give these settings, or, where all is left open, those fastest on this machine."""
         calibration = model.calibration
-        found = None if calibration is None else calibration.speculation
-        if calibration is None or found is None or not found.used or self != SelfSpeculation():
+        if calibration is None or self != SelfSpeculation():
             return self
-        if not _timed_here(calibration, model):
+        found = calibration.speculation
+        if found is None or not found.used or not _timed_here(calibration, model):
             return self
         chosen = replace(
             self,

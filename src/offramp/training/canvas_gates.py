@@ -23,6 +23,7 @@ of: ``offramp evaluate --pairs FILE --early-exit gate`` measures whole texts.
 """
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -224,7 +225,8 @@ class _Looker:
     """Collects states of exits, and whether their answers are the last layer's."""
 
     def __init__(self, model: Any, tokenizer: Any, settings: CanvasGateSettings) -> None:
-        self._model, self._tokenizer, self._settings = model, tokenizer, settings
+        self._model, self._settings = model, settings
+        self._tokenizer = deepcopy(tokenizer)  # it keeps how it cut and padded last
 
     def look(
         self, pairs: Sequence[Pair], purpose: str, *, advance: Callable[[int], None]

@@ -30,7 +30,7 @@ from offramp.training.checkpoints import check_facts
 from offramp.training.finetuning_settings import FinetuneSettings
 from offramp.training.formats import Rows, columns_of
 from offramp.training.room import REMEDY, have_room
-from offramp.training.trainer import SafeTrainer, on_cpu_alone, precision_of
+from offramp.training.trainer import SafeTrainer, precision_arguments
 
 _logger = logging.getLogger(__name__)
 
@@ -348,8 +348,7 @@ def training_arguments(
         output: Folder of checkpoints and logs.
         **more: Further arguments of transformers, such as ``report_to``.
     """
-    more = {"use_cpu": on_cpu_alone()} | more
-    precision = precision_of(settings.precision, on_cpu=more["use_cpu"])
+    precision = precision_arguments(settings.precision, use_cpu=more.get("use_cpu"))
     given: dict[str, Any] = {
         "output_dir": str(output),
         "learning_rate": settings.learning_rate,
@@ -362,9 +361,8 @@ def training_arguments(
         "per_device_train_batch_size": settings.batch_size,
         "per_device_eval_batch_size": settings.batch_size,
         "gradient_accumulation_steps": settings.accumulate,
-        "bf16": precision == "bfloat16",
-        "fp16": precision == "float16",
-        "dataloader_pin_memory": not more["use_cpu"],
+        **precision,
+        "dataloader_pin_memory": not precision["use_cpu"],
         "eval_strategy": "steps",
         "eval_steps": settings.eval_steps,
         "save_steps": settings.eval_steps,

@@ -26,7 +26,7 @@ from offramp.training.checkpoints import check_facts
 from offramp.training.pretraining_data import ExerciseCollator, corrupted, corruptor_for
 from offramp.training.pretraining_settings import PretrainSettings
 from offramp.training.room import REMEDY, have_room
-from offramp.training.trainer import SafeTrainer, on_cpu_alone, precision_of
+from offramp.training.trainer import SafeTrainer, precision_arguments
 
 _logger = logging.getLogger(__name__)
 
@@ -151,8 +151,7 @@ def training_arguments(
     if streamed and not settings.max_steps:
         raise ConfigError("a stream does not say when it ends; set max_steps")
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    more = {"use_cpu": on_cpu_alone()} | more
-    precision = precision_of(settings.precision, on_cpu=more["use_cpu"])
+    precision = precision_arguments(settings.precision, use_cpu=more.get("use_cpu"))
     held = settings.schedule == "constant" and settings.warmup > 0
     given: dict[str, Any] = {
         "output_dir": str(output),
@@ -167,10 +166,9 @@ def training_arguments(
         "per_device_train_batch_size": settings.batch_size,
         "per_device_eval_batch_size": settings.batch_size,
         "gradient_accumulation_steps": settings.accumulate(processes=processes),
-        "bf16": precision == "bfloat16",
-        "fp16": precision == "float16",
+        **precision,
         "dataloader_num_workers": min(settings.workers, 1) if streamed else settings.workers,
-        "dataloader_pin_memory": not more["use_cpu"],
+        "dataloader_pin_memory": not precision["use_cpu"],
         "save_steps": settings.save_steps,
         "logging_steps": settings.log_steps,
         "save_total_limit": settings.keep,

@@ -19,7 +19,7 @@ from offramp.training.candidates import Candidates
 from offramp.training.layer_dropout import CURRICULA, Curriculum
 from offramp.training.objectives import Objective, ObjectiveName
 from offramp.training.student import Lesson
-from offramp.training.trainer import on_cpu_alone
+from offramp.training.trainer import precision_arguments
 
 Precision = Literal["float32", "bfloat16", "float16"]
 Schedule = Literal["linear", "cosine", "constant"]
@@ -166,9 +166,7 @@ class TrainSettings:
             "per_device_train_batch_size": self.batch_size,
             "per_device_eval_batch_size": self.batch_size,
             "gradient_accumulation_steps": self.accumulate,
-            "use_cpu": on_cpu_alone(),
-            "bf16": self.precision == "bfloat16",
-            "fp16": self.precision == "float16",
+            **precision_arguments(self.precision, use_cpu=more.get("use_cpu")),
             "save_steps": self.save_steps,
             "logging_steps": self.log_steps,
             "save_total_limit": self.keep,

@@ -258,14 +258,17 @@ def writable(folder: str | Path) -> Iterator[None]:
         ) from None
 
 
-def on_cpu_alone() -> bool:
-    """Whether nothing but a processor is there; transformers mixes precision there only if told."""
-    return not torch.accelerator.is_available() and not is_torch_xla_available()
+def precision_arguments(asked: str, *, use_cpu: bool | None) -> dict[str, bool]:
+    """Give transformers' arguments for a precision; on a processor it mixes only if told of it.
 
-
-def precision_of(asked: str, *, on_cpu: bool) -> str:
-    """Give the precision of a training; ``"auto"`` is bfloat16 on a GPU that is fast at it."""
-    if asked != "auto":
-        return asked
-    fast = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bfloat16" if fast and not on_cpu else "float32"
+    Args:
+        asked: float32, bfloat16, float16, or auto, which is bfloat16 on a GPU that is fast at it.
+        use_cpu: Whether the training stays on the processor; None where there is nothing else.
+    """
+    if use_cpu is None:
+        use_cpu = not torch.accelerator.is_available() and not is_torch_xla_available()
+    if asked == "auto":
+        gpu = torch.cuda.is_available() and not use_cpu
+        fast = gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+        asked = "bfloat16" if fast else "float32"
+    return {"use_cpu": use_cpu, "bf16": asked == "bfloat16", "fp16": asked == "float16"}
