@@ -91,6 +91,10 @@ class Attention:
         queries, keys, scale = self._shape
         kept = row.add(block, heads[:, queries:])
         lines = torch.unflatten(heads[:, :queries], 1, (keys, queries // keys))
+        if len(heads) == 1:
+            return F.scaled_dot_product_attention(
+                lines, kept[None, :keys], kept[None, keys:], scale=scale
+            ).flatten(1)
         seen = F.scaled_dot_product_attention(
             lines.transpose(0, 1).flatten(1, 2)[None],
             kept[None, :keys],

@@ -16,6 +16,7 @@ queries, keys and values. Here
 - its rows are ordered so that the two numbers a rotation turns lie side by side: then the rotation
   is one complex product (queries and keys are reordered alike, so their products stay);
 - each text has a cache with room to grow, written in place, keys and values at once;
+- norms are four operations (offramp.blocks.engines.norm), rotations are made in place;
 - query heads that share a key head are lines of one product;
 - what a product adds to the state is added by the product;
 - texts with one new token each attend in one call (offramp.blocks.engines.gangs).
@@ -32,6 +33,7 @@ from torch import Tensor, nn
 from offramp.blocks.anatomy import Anatomy
 from offramp.blocks.engines.attention import Attention, Heads
 from offramp.blocks.engines.engine import Piece
+from offramp.blocks.engines.norm import Norm
 from offramp.blocks.engines.slots import SlotRow, one_length, remember
 from offramp.blocks.products import Matrix
 
@@ -42,11 +44,11 @@ FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 class _Block(NamedTuple):
     """The weights of one block."""
 
-    first_norm: Tensor
+    first_norm: Norm
     heads: Matrix
     heads_norm: Tensor | None
     out: Matrix
-    second_norm: Tensor
+    second_norm: Norm
     gate: Matrix
     up: Matrix
     down: Matrix
@@ -98,6 +100,7 @@ class PlainEngine:
         """Give exit 0."""
         return self._embeddings(tokens)  # type: ignore[no-any-return]
 
+    @torch.inference_mode()
     def run(
         self,
         states: Float[Tensor, "tokens width"],
@@ -114,17 +117,16 @@ class PlainEngine:
             return states
         turn = self._turn(states, start, stop, pieces)
         attention = Attention(self._shape, pieces, start, states.device)
-        shape = (states.shape[-1],)
         for index in range(start, stop):
             block = self._blocks[index]
-            normed = F.rms_norm(states, shape, block.first_norm, self._epsilon)
-            seen = attention.seen(index, self._heads(block, normed, turn))
-            states = block.out.added(states, seen)
-            normed = F.rms_norm(states, shape, block.second_norm, self._epsilon)
+            heads = self._heads(block, block.first_norm(states), turn)
+            states = block.out.added(states, attention.seen(index, heads))
+            normed = block.second_norm(states)
             unit = F.silu(block.gate(normed), inplace=True).mul_(block.up(normed))
             states = block.down.added(states, unit)
         return states
 
+    @torch.inference_mode()
     def copy_up(
         self, states: Float[Tensor, "tokens width"], start: int, pieces: Sequence[Piece]
     ) -> int:
@@ -135,8 +137,8 @@ class PlainEngine:
         turn = self._turn(states, start, depth, pieces)
         for index in range(start, depth):
             block = self._blocks[index]
-            normed = F.rms_norm(states, (states.shape[-1],), block.first_norm, self._epsilon)
-            remember(pieces, index, self._heads(block, normed, turn)[:, self._queries :])
+            heads = self._heads(block, block.first_norm(states), turn)
+            remember(pieces, index, heads[:, self._queries :])
         return 0
 
     def _weights(self, block: Any) -> _Block:
@@ -152,11 +154,11 @@ class PlainEngine:
             norms = torch.cat((each[0].expand(self._queries, -1), each[1].expand(self._keys, -1)))
         joined = torch.cat((*(self._reordered(part.weight) for part in parts[:2]), parts[2].weight))
         return _Block(
-            first_norm=block.input_layernorm.weight,
+            first_norm=Norm(block.input_layernorm.weight, self._epsilon),
             heads=Matrix(joined, bias, packed=self._packed),
             heads_norm=norms,
             out=Matrix(attention.o_proj.weight, packed=self._packed),
-            second_norm=block.post_attention_layernorm.weight,
+            second_norm=Norm(block.post_attention_layernorm.weight, self._epsilon),
             gate=Matrix(unit.gate_proj.weight, packed=self._packed),
             up=Matrix(unit.up_proj.weight, packed=self._packed),
             down=Matrix(unit.down_proj.weight, packed=self._packed),
@@ -185,13 +187,13 @@ class PlainEngine:
     ) -> Float[Tensor, "tokens heads width"]:
         """Give turned queries, turned keys, and values."""
         heads = block.heads(normed).view(len(turn), -1, self._width)
-        turned = self._queries + self._keys
-        part = heads[:, :turned]
+        part = heads[:, : self._queries + self._keys]
         if block.heads_norm is not None:
-            part = F.rms_norm(part, (self._width,), eps=self._epsilon) * block.heads_norm
-        pairs = torch.view_as_complex(torch.unflatten(part.float(), -1, (-1, 2)))
-        rotated = torch.view_as_real(pairs * turn).flatten(-2)
-        heads[:, :turned] = rotated
+            part.copy_(F.rms_norm(part, (self._width,), eps=self._epsilon) * block.heads_norm)
+        exact = part.float()
+        torch.view_as_complex(torch.unflatten(exact, -1, (-1, 2))).mul_(turn)
+        if exact is not part:
+            part.copy_(exact)
         return heads
 
 
