@@ -9,7 +9,6 @@ first compete on a few prompts, and the fastest is measured. All have the same n
 
 Methods:
     generate             transformers, the same weights without exits; all is compared with it
-    generate+as-loaded   the same where transformers' own from_pretrained leaves the weights
     generate+lookup      transformers' prompt lookup
     generate+early-exit  transformers' assistant_early_exit
     economize            the package's early-exit drafts (speed_rivals.py says what to install)

@@ -34,16 +34,6 @@ def twin(model: Any) -> Any:
     return plain
 
 
-def as_loaded(model: Any, **_: Any) -> Calls:
-    """Call transformers on the weights where its own loading left them in memory."""
-    own = AutoModelForCausalLM.from_pretrained(ensure_default(), dtype=model.dtype).eval()
-
-    def call(inputs: Any, tokens: int) -> Any:
-        return own.generate(**inputs, max_new_tokens=tokens, do_sample=False)
-
-    return {"": call}
-
-
 def by_transformers(model: Any, options: dict[str, dict[str, int]]) -> Calls:
     """Call transformers with some options, on a model of their own: drafting changes settings."""
     plain = twin(model)

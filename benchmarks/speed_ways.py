@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from speed_rivals import Skipped, as_loaded, assisted, economize, genai, looked_up, twin
+from speed_rivals import Skipped, assisted, economize, genai, looked_up, twin
 
 from offramp import Autoregressive, Contrast, EarlyExit, SelfSpeculation
 from offramp.blocks.engines import engine_for
@@ -254,7 +254,6 @@ OWN: dict[str, Callable[[str], dict[str, Any]]] = {
     "early-exit": early,
 }
 RIVALS = {
-    "generate+as-loaded": as_loaded,
     "generate+lookup": looked_up,
     "generate+early-exit": assisted,
     "economize": economize,

@@ -19,7 +19,6 @@ from offramp.blocks.anatomy import Layout
 from offramp.config import VocabularyProjectionMode as Mode
 from offramp.decoding.calibrated import Calibrated
 from offramp.errors import CheckpointError, first_line
-from offramp.models.aligned import align
 from offramp.models.attach import attach_exits, with_exits
 from offramp.models.calibration import FILE as CALIBRATION
 from offramp.models.calibration import hash_exits, read_calibration
@@ -202,7 +201,6 @@ def load_base(name: str, kwargs: dict[str, Any]) -> Any:
             f"{name!r} lacks {len(info['missing_keys'])} weights of a {type(model).__name__} "
             f"({missing}, ...); it is cut off or of another family"
         )
-    align(model)
     return model
 
 

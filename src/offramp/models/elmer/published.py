@@ -17,7 +17,6 @@ from safetensors import safe_open
 from transformers import PreTrainedConfig
 
 from offramp.errors import CheckpointError, ConfigError
-from offramp.models.aligned import align
 from offramp.models.checkpoint import HUB_OPTIONS, find_file
 from offramp.models.elmer.configuration import ElmerConfig
 from offramp.models.files import json_of
@@ -58,11 +57,9 @@ class ReadsBart:
                 f"config must be an ElmerConfig, got {type(config).__name__}; leave it out to read "
                 "a BART as it is"
             )
-        found = super().from_pretrained(  # type: ignore[misc]
+        return super().from_pretrained(  # type: ignore[misc]
             pretrained_model_name_or_path, *args, config=config, **kwargs
         )
-        align(found[0] if isinstance(found, tuple) else found)
-        return found
 
 
 def published_config(source: Any, options: dict[str, Any]) -> ElmerConfig | None:
