@@ -91,16 +91,15 @@ class Attention:
         queries, keys, scale = self._shape
         kept = row.add(block, heads[:, queries:])
         lines = torch.unflatten(heads[:, :queries], 1, (keys, queries // keys))
-        if len(heads) == 1:
-            return F.scaled_dot_product_attention(
-                lines, kept[None, :keys], kept[None, keys:], scale=scale
-            ).flatten(1)
+        one = len(heads) == 1  # its heads lie as they are asked for; nothing is moved
         seen = F.scaled_dot_product_attention(
-            lines.transpose(0, 1).flatten(1, 2)[None],
+            lines if one else lines.transpose(0, 1).flatten(1, 2)[None],
             kept[None, :keys],
             kept[None, keys:],
             attn_mask=mask,
             scale=scale,
         )
+        if one:
+            return seen.flatten(1)
         seen = torch.unflatten(seen[0], 1, (len(heads), queries // keys)).transpose(0, 1)
         return seen.reshape(len(heads), -1)

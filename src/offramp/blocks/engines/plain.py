@@ -16,6 +16,7 @@ queries, keys and values. Here
 - its rows are ordered so that the two numbers a rotation turns lie side by side: then the rotation
   is one complex product (queries and keys are reordered alike, so their products stay);
 - each text has a cache with room to grow, written in place, keys and values at once;
+- PyTorch keeps nothing for gradients (inference mode): states can be read, not trained on;
 - norms are four operations (offramp.blocks.engines.norm), rotations are made in place;
 - query heads that share a key head are lines of one product;
 - what a product adds to the state is added by the product;
