@@ -161,6 +161,22 @@ def test_a_link_brings_everything_but_the_key_and_starts_nothing(site, visit):
         assert "POST" not in asked
 
 
+def test_who_types_before_the_models_are_known_replaces_the_sample(site, visit):
+    held = []
+    with visit(site) as page:
+        page.route("**/v1/models", lambda route: held.append(route))
+        with page.expect_request("**/v1/models"):
+            page.reload()
+        prompt = page.get_by_label("Prompt")
+        prompt.focus()
+        expect(prompt).to_have_value("")
+        held[0].continue_()
+        expect(page.get_by_role("button", name="Write")).to_be_enabled()
+        page.keyboard.insert_text("mine")
+
+        expect(prompt).to_have_value("mine")
+
+
 def test_a_broken_link_still_gives_a_page_that_works(site, visit):
     broken = "#a=nonsense&a.lower=x&b=exit&b.exit=99&mode=%00&tokens=zz&model=none&=&%"
     with visit(f"{site}/{broken}") as page:

@@ -255,7 +255,10 @@ async function start() {
   lanes[1].choose("contrast");
   restore(linked);
   if (linked.prompt !== undefined) by("note").textContent = "This came with the link; Write starts it.";
-  else by("prompt").value ||= sample();
+  else if (!by("prompt").value) {
+    by("prompt").value = sample();
+    if (document.activeElement === by("prompt")) by("prompt").select(); // who is about to type replaces it
+  }
   by("write").disabled = false; // until here a click would have been lost
 }
 
