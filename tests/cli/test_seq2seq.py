@@ -256,3 +256,9 @@ def test_a_shipped_model_runs_in_float32_unless_told_otherwise(dtype, loaded):
     writer = find_source("elmer-g2p").load(WriteSettings(), dtype=dtype, device="cpu")
 
     assert {each.dtype for each in writer.model.parameters()} == {loaded}
+
+
+def test_a_shipped_model_is_called_as_the_user_named_it(evaluate):
+    result = found(evaluate("--json", *QUICK, models=["elmer-g2p"]))
+
+    assert [each["model"] for each in result["models"]] == ["elmer-g2p"]

@@ -135,17 +135,17 @@ def load_or_make(name: str, *, seed: int) -> tuple[Loaded, bool]:
     """
     source = find_source(name)
     if not source.one_pass:
-        kind = AutoConfig.from_pretrained(source.name).model_type
+        kind = AutoConfig.from_pretrained(source.place).model_type
         raise ConfigError(
             f"--model {name} is a {kind}; pre-training is for ELMER, whose config.json says "
             '"model_type": "elmer"'
         )
-    if any(find_file(source.name, each, {}) is not None for each in WEIGHTS):
+    if any(find_file(source.place, each, {}) is not None for each in WEIGHTS):
         writer = source.load(WriteSettings(), dtype="float32", device="cpu")
         return Loaded(model=writer.model, tokenizer=writer.tokenizer, name=name), False
     try:
-        config = AutoConfig.from_pretrained(source.name)
-        tokenizer = AutoTokenizer.from_pretrained(source.name)
+        config = AutoConfig.from_pretrained(source.place)
+        tokenizer = AutoTokenizer.from_pretrained(source.place)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"cannot make a model of {name!r}: {first_line(error)}; name a folder with the "

@@ -29,12 +29,14 @@ class Source:
 
     Attributes:
         name: What the user named.
+        place: Where it lies: the name, but the folder of a model that is shipped.
         one_pass: Whether it is an ELMER model, ours or a published one.
         auto: What the dtype ``"auto"`` means; that of the file, but float32 for models that are
             shipped: their files are rounded to be small, and not every processor is fast with that.
     """
 
     name: str
+    place: str
     one_pass: bool
     auto: str = "auto"
 
@@ -52,9 +54,9 @@ class Source:
         """
         place = device_of(device)
         dtype = self.auto if dtype == "auto" else dtype
-        model = self._elmer(dtype) if self.one_pass else load_base(self.name, {"dtype": dtype})
+        model = self._elmer(dtype) if self.one_pass else load_base(self.place, {"dtype": dtype})
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.name)
+            tokenizer = AutoTokenizer.from_pretrained(self.place)
         except Exception as error:  # over damaged files its readers raise anything
             raise CheckpointError(
                 f"cannot load the tokenizer of {self.name!r}: {first_line(error)}; save it into "
@@ -65,12 +67,12 @@ class Source:
         return Writer(model.to(place), tokenizer, settings)
 
     def _elmer(self, dtype: str) -> Any:
-        config = published_config(self.name, {})
+        config = published_config(self.place, {})
         if config is None:
-            return load_base(self.name, {"dtype": dtype})
+            return load_base(self.place, {"dtype": dtype})
         try:
             return ElmerForConditionalGeneration.from_pretrained(
-                self.name, config=config, dtype=dtype
+                self.place, config=config, dtype=dtype
             )
         except OfframpError:
             raise
@@ -104,7 +106,7 @@ def find_source(name: str) -> Source:
             "source; give --pairs an encoder-decoder such as ELMER, BART or T5"
         )
     auto = "auto" if place == name else "float32"
-    return Source(name=place, one_pass=_is_elmer(place, config), auto=auto)
+    return Source(name=name, place=place, one_pass=_is_elmer(place, config), auto=auto)
 
 
 def _place_of(name: str) -> str:
