@@ -25,10 +25,11 @@ def main() -> None:
     parser.add_argument("--prose", required=True)
     parser.add_argument("--prose-tokens", type=int, default=150_000)
     parser.add_argument("--exits", nargs="+", required=True, type=Path)
+    parser.add_argument("--projection", choices=("cast", "lens"), default="cast")
     parser.add_argument("--no-gates", action="store_true")
     parser.add_argument("--output", default="shipped")
     plan = parser.parse_args()
-    model, tokenizer = prepared(EXITS, "cast", torch.bfloat16)
+    model, tokenizer = prepared(EXITS, plan.projection, torch.bfloat16)
     stored = [read_own(folder / TABLE) for folder in plan.exits]
     assert sorted(exit for each in stored for exit in each.projections) == list(EXITS)
     for each in stored:
