@@ -78,23 +78,43 @@ def ctc_loss(
         tensor([3.])
     """
     target_lengths = _checked_lengths(labels, vocab=logits.shape[-1], blank=blank)
-    log_probs = wide(logits).log_softmax(-1).transpose(0, 1)
-    if min(log_probs.shape) == 0:  # no canvas at all: only the empty text is possible
-        return log_probs.sum((0, 2)).masked_fill(target_lengths > 0, torch.inf)
-    targets = labels.masked_fill(labels == NO_LABEL, blank)
+    if min(logits.shape) == 0:  # no canvas at all: only the empty text is possible
+        return wide(logits).sum((1, 2)).masked_fill(target_lengths > 0, torch.inf)
+    log_probs, targets = _of_row_tokens(logits, labels, blank)
     impossible = ~ctc_fits(labels, canvas_lengths)
     loss = partial(
         functional.ctc_loss,
         targets=targets,
         input_lengths=canvas_lengths,
         target_lengths=target_lengths,
-        blank=blank,
         reduction="none",
     )
     if bool(log_probs.amin() == -torch.inf):  # torch's gradient of these is NaN
-        impossible |= loss(log_probs.detach()).isinf()
+        impossible |= loss(log_probs.detach().transpose(0, 1)).isinf()
         log_probs = log_probs.masked_fill(log_probs == -torch.inf, FORBIDDEN)
-    return loss(log_probs, zero_infinity=True).masked_fill(impossible, torch.inf)
+    own = torch.arange(1, targets.shape[1] + 1, device=targets.device)
+    unused = functional.pad(targets != own, (1, 0))[:, None]
+    log_probs = log_probs.masked_fill(unused, FORBIDDEN)
+    # torch's gradient holds for scores that a softmax made: what the columns have together is apart
+    within = loss(log_probs.log_softmax(-1).transpose(0, 1), zero_infinity=True)
+    outside = torch.arange(logits.shape[1], device=logits.device) >= canvas_lengths[:, None]
+    together = log_probs.logsumexp(-1).masked_fill(outside, 0.0).sum(-1)
+    return (within - together).masked_fill(impossible, torch.inf)
+
+
+def _of_row_tokens(
+    logits: Float[Tensor, "batch canvas vocab"], labels: Int[Tensor, "batch target"], blank: int
+) -> tuple[Float[Tensor, "batch canvas columns"], Int[Tensor, "batch target"]]:
+    """Give the log-probabilities of the blank and of each label, and each label's column.
+
+    No alignment writes a token that its row's text lacks, so that tables are as wide as the text
+    and not as the vocabulary. A label that stands twice has the column of its first.
+    """
+    columns = functional.pad(labels.masked_fill(labels == NO_LABEL, blank), (1, 0), value=blank)
+    emitted = logits.gather(-1, columns[:, None].expand(-1, logits.shape[1], -1))
+    log_probs = wide(emitted) - wide(logits).logsumexp(-1, keepdim=True)
+    first = (columns[:, :, None] == columns[:, None]).to(torch.uint8).argmax(-1)
+    return log_probs, first[:, 1:]
 
 
 def ctc_align(
