@@ -69,7 +69,7 @@ TASKS: dict[str, dict[str, Any]] = {
 """How each task is trained, but for what --kind and the other options say."""
 
 SHAPES = {"6-6": (6, 6), "4-4": (4, 4), "3-3": (3, 3), "6-1": (6, 1), "4-3": (4, 3), "4-2": (4, 2)}
-PLACES = ("data", "out")
+PLACES = ("data", "out", "fresh")
 """Options that say where, and not what."""
 
 KINDS = ("ar", "plain", "ctc", "dag")
@@ -156,6 +156,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--fresh", action="store_true", help="write the untrained model and stop")
     return parser
 
 
@@ -166,6 +167,10 @@ def main() -> None:
     task, folder = TASKS[asked.task], asked.data / asked.task
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
     model = model_for(asked, tokenizer)
+    if asked.fresh:  # for offramp pretrain --model
+        model.save_pretrained(asked.out)
+        tokenizer.save_pretrained(asked.out)
+        return
     model.set_attn_implementation("eager")  # rows are short: fused attention is slower on a CPU
     settings = FinetuneSettings(
         learning_rate=asked.rate or task["rate"],
