@@ -235,6 +235,18 @@ def test_texts_are_written_from_sources_cut_as_in_the_training(tmp_path, tokeniz
     assert trainer.write(["ab" * 40]) == trainer.write(["ab" * 20])
 
 
+@pytest.mark.parametrize("kind", ["plain", "ctc", "dag"])
+def test_texts_are_written_on_the_canvases_that_users_get(tmp_path, tokenizer, kind):
+    trainer = trained(tokenizer, tmp_path, kind=kind, metrics=exact, max_steps=3, max_target=6)
+    source = tokenizer("ab" * 6, return_tensors="pt")["input_ids"]  # 13 tokens: 17 places, not 6
+    given = trainer.model.generate(source)
+
+    (text,) = trainer.write(["ab" * 6])
+
+    assert text == tokenizer.decode(given[0], skip_special_tokens=True)
+    assert trainer._generate == {}
+
+
 def test_no_improvement_ends_the_training(tmp_path, tokenizer):
     settings = {"max_steps": 30, "eval_steps": 2, "metric": "judged", "patience": 2}
     trainer = trained(

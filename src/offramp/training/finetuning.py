@@ -275,7 +275,8 @@ def finetune(
         ConfigError: A setting does not fit the model.
         InputError: No pair can be used.
     """
-    if settings.label_smoothing and getattr(model.config, "model_type", "") == "elmer":
+    one_pass = getattr(model.config, "model_type", "") == "elmer"  # its canvas says where to end
+    if settings.label_smoothing and one_pass:
         raise ConfigError("label_smoothing is not for ELMER models; leave it at 0")
     config = model.config
     tokenizer = deepcopy(tokenizer)  # it keeps how it cut and padded last, and would save that
@@ -295,7 +296,7 @@ def finetune(
         written=evenly(held_out, settings.eval_rows),
         longest=longest_source(settings, config),
         metrics=metrics,
-        generate={"max_new_tokens": settings.max_target},
+        generate={} if one_pass else {"max_new_tokens": settings.max_target},
     )
     for line in filter(None, (lost, lost_back)):
         if trainer.is_world_process_zero():
