@@ -124,7 +124,8 @@ ProjectionName = Annotated[
 ExitWeight = Annotated[
     list[str] | None,
     option(
-        "What an exit's loss counts, such as 6=2; exits that are not named count 1.",
+        "What an exit's loss counts, such as 6=2; exits that are not named count 1. With "
+        "--unfreeze it is multiplied by what --curriculum gives the exit.",
         EXITS,
         metavar="EXIT=WEIGHT",
     ),

@@ -49,7 +49,8 @@ class Lesson:
         seed: Decides which.
         candidates: Score these tokens only; None scores the whole vocabulary.
         chunk: Positions at a time; None chooses by the size of the vocabulary.
-        curriculum: Which exits learn when, while the base is trained; it replaces the weights.
+        curriculum: Which exits learn when, while the base is trained; its scales are multiplied by
+            the weights.
         layer_dropout: How often the last block is left out while the base is trained.
 
     Raises:
@@ -93,13 +94,14 @@ class Lesson:
         """Give what each exit's loss counts at one step."""
         if self.curriculum is None:
             return self.exit_weights
-        return exit_scales(
+        scales = exit_scales(
             tuple(self.exit_weights),
             depth=depth,
             curriculum=self.curriculum,
             step=step,
             progress=progress,
         )
+        return {exit: scales[exit] * weight for exit, weight in self.exit_weights.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
