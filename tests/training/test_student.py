@@ -182,6 +182,19 @@ def test_a_frozen_base_keeps_its_bits_its_mode_and_no_gradient(projection):
     assert all(p.grad is None for n, p in model.named_parameters() if not n.startswith("exits."))
 
 
+def test_a_frozen_base_whose_parameters_need_a_gradient_is_not_trained_beside():
+    model = model_with("lens", unfreeze=True)
+    student = Student(model, Lesson(objective=TAUGHT, exit_weights={1: 1.0}))
+
+    with pytest.raises(ConfigError, match=r"need a gradient, such as model\.embed.*freeze_\("):
+        student(**batch_of(model))
+    with torch.no_grad():
+        measured = student(**batch_of(model))["loss"]
+    freeze_(model, (1,), unfreeze=False)
+
+    assert torch.equal(student(**batch_of(model))["loss"], measured)
+
+
 def test_a_fresh_student_is_already_in_its_modes():
     model = model_with("block").train()
 
