@@ -348,6 +348,10 @@ def test_folders_of_others_are_left_alone(train, text, refused, folder, tmp_path
         ("--data {text} --block-size 500", ["context of 128"]),
         ("--data {text} --device cuda:1", ["CUDA_VISIBLE_DEVICES"]),
         ("--data {text} --recipe published --projection lens", ["--projection lens contradicts"]),
+        (
+            "--data {text} --recipe published --temperature 5",
+            ["--temperature 5.0 contradicts --recipe published, which has no distillation"],
+        ),
         ("--data {text} --log-to tensorboard", ["tensorboard", "offramp[train]"]),
         ("--data self", ["template"]),
         ("--keep-states {folder}", ["--data"]),

@@ -138,7 +138,8 @@ class Training:
     def _check_published(self) -> None:
         allowed = {"--projection": (self.projection, "head"), "--closed-form": (
             self.closed_form, False), "--fit-only": (self.fit_only or None, False),
-            "--block-size": (self.texts.block_size, 512)}  # fmt: skip
+            "--block-size": (self.texts.block_size, 512),
+            "--temperature": (self.given.get("temperature"), "no distillation")}  # fmt: skip
         for name, (value, own) in allowed.items():
             if value not in (None, own):
                 raise ConfigError(
