@@ -143,6 +143,13 @@ def test_the_same_command_again_shows_what_was_reached_and_another_is_refused(
     assert any(not torch.equal(each, before[name]) for name, each in weights_of(output).items())
 
 
+def test_a_training_on_a_file_that_changed_since_is_not_taken_for_it(pretrain, text, refused):
+    found(pretrain("--json"))
+    text.write_text(TEXT.replace("ferry", "barge"), "utf-8")
+
+    refused(pretrain("--json"), f"content of {text} was", "--overwrite")
+
+
 def test_ctrl_c_is_one_line_and_the_same_command_goes_on(pretrain, output, tmp_path, monkeypatch):
     def stop(self, args, state, control, **_):
         if state.global_step == 3:

@@ -223,6 +223,43 @@ def test_kept_states_train_a_second_objective_without_the_text(
     refused(changed, "limit was null, now 99", "--keep-states")
 
 
+def test_states_of_a_file_that_changed_since_are_not_trained_on(
+    train, text, refused, tmp_path, output
+):
+    fixed = ("--exits", 2, "--no-closed-form", "--keep-states", tmp_path / "states", "--data", text)
+    assert train(*fixed).code == 0
+    text.write_text(TEXT.replace("ferry", "barge"), "utf-8")
+
+    ran = train(*fixed, to=tmp_path / "other")
+
+    refused(ran, f"content of {text} was", "leave these options out", "another --keep-states")
+    text.write_text(TEXT, "utf-8")  # at another time, but the same
+    assert train(*fixed, to=tmp_path / "other").code == 0
+    assert "whole" in train(*fixed).err
+
+
+def test_states_of_text_that_the_model_wrote_with_another_seed_are_not_trained_on(
+    train, write, refused, tmp_path
+):
+    prompts = write("prompts.txt", "a ferry\n")
+    fixed = ("--data", "self", "--prompts", prompts, "--self-tokens", 300, "--no-closed-form")
+    fixed += ("--keep-states", tmp_path / "states")
+    assert train(*fixed).code == 0
+
+    ran = train(*fixed, "--seed", 7, to=tmp_path / "other")
+
+    refused(ran, 'seed of self was "0", now "7"', "another --keep-states")
+
+
+def test_a_training_on_a_file_that_changed_since_is_not_taken_for_it(train, text, refused):
+    fixed = ("--data", text, "--fit-only")
+    assert train(*fixed).code == 0
+    text.write_text(TEXT.replace("ferry", "barge"), "utf-8")
+
+    refused(train(*fixed), f"content of {text} was", "--overwrite")
+    assert train(*fixed, "--overwrite").code == 0
+
+
 def test_the_published_recipe_is_head_exits_in_rows_of_512(
     train, text, refused, make_folder, folder
 ):

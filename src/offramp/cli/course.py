@@ -118,6 +118,7 @@ class Course:
         )
         self._batch_of = shifted(self._reader.collate(), self._model)
         self._named = self._reader.named()
+        self._contents = self._reader.contents(self._named)
         if self._kept is not None and self._kept.facts is not None and texts.data:
             self._kept.check(**self._kept_facts())
 
@@ -139,7 +140,8 @@ class Course:
     def _text_facts(self) -> dict[str, Any]:
         texts = self._settings.texts
         prompts = None if texts.prompts is None else key_of(texts.prompts, {})
-        return {**asdict(texts), "prompts": prompts, "block_size": self._reader.block_size}
+        read = {"block_size": self._reader.block_size, "content": self._contents}
+        return {**asdict(texts), "prompts": prompts, **read}
 
     def _kept_facts(self) -> dict[str, Any]:
         training = self._training

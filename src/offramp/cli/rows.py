@@ -6,6 +6,7 @@ Law: sources are mixed row by row, and no row is both trained on and held out
 Not here: reading a source (offramp.training.data).
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from offramp.cli.encoding import check_tokens
 from offramp.cli.loading import Loaded
+from offramp.cli.output import KEY_LETTERS
 from offramp.cli.quiet import data_bars_on_terminals_only
 from offramp.cli.training import SELF, Texts
 from offramp.errors import InputError
@@ -46,6 +48,14 @@ class Reader:
     def named(self) -> dict[str, Any]:
         """Read the sources that the user named, each once, without the model's own text."""
         return {each: self._rows(each) for each in self.texts.data if each != SELF}
+
+    def contents(self, named: Mapping[str, Any]) -> dict[str, str | None]:
+        """Give what the sources hold, hashed, so that one that changed since is not taken for it.
+
+        What the model writes itself is decided by the seed.
+        """
+        found = {f"content of {each}": content_of(rows) for each, rows in named.items()}
+        return found | ({"seed of self": str(self.seed)} if SELF in self.texts.data else {})
 
     def mixed(self, named: Mapping[str, Any], self_text: Path) -> Any:
         """Mix them with the model's own text, in the order that the seed decides."""
@@ -110,6 +120,18 @@ class Reader:
         )
         with data_bars_on_terminals_only():
             return self.load(settings, self.loaded.tokenizer)
+
+
+def content_of(rows: Any) -> str | None:
+    """Hash what rows hold, in the order of their source; None for a stream, which is not read."""
+    if isinstance(rows, datasets.IterableDataset):
+        return None
+    tokens, lengths = hashlib.sha256(), hashlib.sha256()
+    for column in rows.data.columns:
+        for chunk in column.chunks:
+            tokens.update(chunk.flatten().to_numpy(zero_copy_only=False))
+            lengths.update(chunk.value_lengths().to_numpy(zero_copy_only=False))
+    return hashlib.sha256(tokens.digest() + lengths.digest()).hexdigest()[:KEY_LETTERS]
 
 
 def batches_of(
