@@ -228,6 +228,17 @@ def test_several_sources_are_mixed_and_a_share_is_held_out(pretrain, write):
     assert result["rows"] > 8
 
 
+def test_another_source_is_held_out_with_the_column_of_the_text(pretrain, write, refused):
+    lines = [json.dumps({"body": f"Line {n} of it."}) + "\n" for n in range(40)]
+    one, two = write("one.jsonl", "".join(lines[:30])), write("two.jsonl", "".join(lines[30:]))
+    fixed = ("--text-column", "body", "--json")
+
+    refused(pretrain(*fixed, "--held-out", one, data=one), "split train of it is --data, too")
+    result = found(pretrain(*fixed, "--held-out", two, data=one))
+
+    assert result["held_out_loss"] > 0
+
+
 def test_a_hub_that_cannot_be_reached_keeps_the_result_and_losses_are_written(pretrain, output):
     ran = pretrain("--log-to", "tensorboard", "--push-to-hub", "me/elmer", "--json")
 

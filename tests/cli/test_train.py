@@ -180,6 +180,24 @@ def test_pairs_and_texts_are_mixed(train, write, text):
     assert result["tokens"] > len(TEXT)
 
 
+def test_another_split_of_the_same_data_is_held_out_with_its_columns(
+    train, refused, tmp_path, output
+):
+    (tmp_path / "data").mkdir()
+    for split, count in (("train", 9), ("test", 3)):
+        pairs = [json.dumps({"q": f"ferry {n} ", "a": split * 3}) for n in range(count)]
+        (tmp_path / "data" / f"{split}.jsonl").write_text("\n".join(pairs), "utf-8")
+    fixed = ("--data", tmp_path / "data", "--prompt-column", "q", "--completion-column", "a")
+    fixed += ("--held-out", tmp_path / "data", "--json")
+
+    refused(train(*fixed), "split train of it is --data, too", "--held-out-split")
+    first = found(train(*fixed, "--held-out-split", "test"))
+    (tmp_path / "data" / "test.jsonl").write_text('{"q": "a ", "a": "b"}', "utf-8")
+
+    refused(train(*fixed, "--held-out-split", "test"), "content of --held-out was")
+    assert first["held_out_loss"] > 0
+
+
 def test_a_stream_is_trained_on_for_so_many_steps(train, text, refused, tmp_path):
     refused(train("--data", text, "--streaming"), "--max-steps")
 
@@ -382,6 +400,10 @@ def test_folders_of_others_are_left_alone(train, text, refused, folder, tmp_path
         ("--data {text} --held-out 0.0001", ["--held-out 0.0001", "rows"]),
         ("--data {text} --held-out 3", ["--held-out", "below 1"]),
         ("--data {text} --held-out nowhere.txt", ["nowhere.txt"]),
+        ("--data {text} --held-out {text}", ["split train of it is --data, too", "0.02"]),
+        ("--data {text} --held-out {text.parent}/./text.txt", ["is --data, too"]),
+        ("--data {text} --held-out-split test", ["belongs to --held-out SOURCE"]),
+        ("--data {text} --held-out 0.1 --held-out-split test", ["belongs to --held-out SOURCE"]),
         ("--data {text} --block-size 500", ["context of 128"]),
         ("--data {text} --device cuda:1", ["CUDA_VISIBLE_DEVICES"]),
         ("--data {text} --recipe published --projection lens", ["--projection lens contradicts"]),

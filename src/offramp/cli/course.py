@@ -20,7 +20,7 @@ from offramp.cli.kept import KeptText
 from offramp.cli.loading import Loaded, load_as_it_is, weights_hash
 from offramp.cli.output import key_of
 from offramp.cli.pupils import attach, fitted_exits, settings_of
-from offramp.cli.rows import Reader, batches_of
+from offramp.cli.rows import Reader, batches_of, content_of
 from offramp.cli.show import progress, remark
 from offramp.cli.steps import Steps
 from offramp.cli.training import SELF, Training
@@ -131,6 +131,7 @@ class Course:
             "weights": weights,
             "exits": self._projections(),
             "text": kept["text"] if kept else self._text_facts(),
+            "content of --held-out": content_of(self._reader.held_out()),
             "keep_states": self._kept is not None,
             "settings": {name: chosen[name] for name in chosen if name not in SHOWN_ONLY},
             "closed_form": self._fits and (self._settings.closed_form_tokens or TOKENS),

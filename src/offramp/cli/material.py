@@ -77,6 +77,15 @@ HeldOut = Annotated[
         metavar="SOURCE",
     ),
 ]
+HeldOutSplit = Annotated[
+    str | None,
+    option(
+        "Part of --held-out SOURCE; its columns are those of the text that is trained on.",
+        TEXT,
+        metavar="NAME",
+        default="train",
+    ),
+]
 SelfTokens = Annotated[
     int | None,
     option(

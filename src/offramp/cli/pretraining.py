@@ -25,7 +25,7 @@ from offramp.cli.output import Interrupted
 from offramp.cli.pretrain import Pretraining
 from offramp.cli.publish import push
 from offramp.cli.quiet import quiet
-from offramp.cli.rows import Reader
+from offramp.cli.rows import Reader, content_of
 from offramp.cli.seq2seq_loading import find_source
 from offramp.cli.show import remark, show_json, show_text
 from offramp.cli.steps import Steps
@@ -177,6 +177,7 @@ def _facts(asked: Pretraining, reader: Reader, *, content: Mapping[str, Any]) ->
         "model": asked.model,
         "weights": weights_hash(reader.loaded.model),
         "text": {**text, "mix": asked.mix},
+        "content of --held-out": content_of(reader.held_out()),
         "settings": {name: settings[name] for name in settings if name not in FREE},
     }
 

@@ -21,7 +21,7 @@ from offramp.cli.encoding import check_tokens
 from offramp.cli.loading import Loaded
 from offramp.cli.output import KEY_LETTERS
 from offramp.cli.quiet import data_bars_on_terminals_only
-from offramp.cli.training import SELF, Texts
+from offramp.cli.training import SELF, TRAIN, Texts
 from offramp.errors import InputError
 from offramp.logits.labels import NO_LABEL
 from offramp.training.data import Collator, DataSettings, load_rows
@@ -71,13 +71,18 @@ class Reader:
             )
         return datasets.concatenate_datasets(parts).shuffle(seed=self.seed)
 
+    def held_out(self) -> Any:
+        """Read the source that is held out; None if there is none, or a share of the rows is."""
+        held_out, split = self.texts.held_out, self.texts.held_out_split or TRAIN
+        if held_out is None or self.texts.held_out_share is not None:
+            return None
+        return self._load(held_out, split=split, shuffle=False, **self._columns())
+
     def divided(self, rows: Any) -> tuple[Any, Any]:
         """Give the rows to train on, and those held out or None."""
         held_out, share = self.texts.held_out, self.texts.held_out_share
-        if held_out is None:
-            return rows, None
         if share is None:
-            return rows, self._load(held_out, shuffle=False)
+            return rows, self.held_out()
         kept = round(len(rows) * share)
         if not 0 < kept < len(rows):
             raise InputError(
@@ -98,13 +103,16 @@ class Reader:
         return padded
 
     def _rows(self, source: str) -> Any:
+        texts, columns = self.texts, self._columns()
+        return self._load(source, split=texts.split, streaming=texts.streaming, **columns)
+
+    def _columns(self) -> dict[str, str]:
         texts = self.texts
-        columns = {
+        return {
             "text": texts.text_column,
             "prompt": texts.prompt_column,
             "completion": texts.completion_column,
         }
-        return self._load(source, split=texts.split, streaming=texts.streaming, **columns)
 
     def _own(self, path: Path) -> Any:
         return self._load(str(path), streaming=self.texts.streaming)
@@ -123,8 +131,8 @@ class Reader:
 
 
 def content_of(rows: Any) -> str | None:
-    """Hash what rows hold, in the order of their source; None for a stream, which is not read."""
-    if isinstance(rows, datasets.IterableDataset):
+    """Hash what rows hold, in the order of their source; None for none, and for a stream."""
+    if rows is None or isinstance(rows, datasets.IterableDataset):
         return None
     tokens, lengths = hashlib.sha256(), hashlib.sha256()
     for column in rows.data.columns:
