@@ -220,6 +220,17 @@ def test_gates_come_last_and_can_be_added(train, text, folder, output):
     assert "precise" in train(*fixed[:-1], "--gates", "--gate-precision", 0.5).out
 
 
+def test_thresholds_of_gates_are_found_on_what_is_held_out(train, text, write):
+    other = write("other.txt", "The quay is long and the tide is low. " * 10)
+    fixed = ("--data", text, "--exits", 2, "--no-closed-form", "--gates", "--json")
+
+    result = found(train(*fixed, "--held-out", other))
+
+    positions = other.stat().st_size / 4  # a quarter of them is looked at
+    assert result["gates"][0]["positions"] == pytest.approx(positions, rel=0.1)
+    assert positions > 1.2 * len(TEXT) / 4 / 5
+
+
 def test_kept_states_train_a_second_objective_without_the_text(
     train, text, refused, tmp_path, monkeypatch
 ):

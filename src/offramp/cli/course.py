@@ -31,7 +31,7 @@ from offramp.models.storage import save_beside, save_exits
 from offramp.training.checkpoints import last_checkpoint, load_checkpoint_
 from offramp.training.closed_form import fit_closed_form
 from offramp.training.exits import shifted, train_exits, trainable
-from offramp.training.gates import train_gates
+from offramp.training.gates import HELD_OUT, train_gates
 from offramp.training.self_text import SelfText, write_self_text
 from offramp.training.states import KeptStates, keep_states
 from offramp.training.student import Student
@@ -264,14 +264,16 @@ class Course:
         asked = {"precision": precision, "tokens": tokens}
         if self._journal.results.get("gates_of") == asked:
             return
-        rows, _ = self._rows
+        rows, held_out = self._rows
         if self._first:
+            apart = 0 if held_out is None else round(HELD_OUT * tokens)
             with progress(tokens // 4, unit="positions") as advance:
                 reports = train_gates(
                     model,
-                    self._batches(rows, tokens),
+                    self._batches(rows, tokens - apart),
                     exits=self._numbers,
                     precision=precision,
+                    held_out=self._batches(held_out, apart) if apart else None,
                     advance=advance,
                 )
             save = save_beside if self._training.unfreeze else save_exits

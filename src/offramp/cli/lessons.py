@@ -226,7 +226,13 @@ Checkpointing = Annotated[
     ),
 ]
 Gates = Annotated[
-    bool, option("Afterwards, give each exit a gate that says when to stop.", GATES, name="--gates")
+    bool,
+    option(
+        "Afterwards, give each exit a gate that says when to stop. Thresholds are found on "
+        "--held-out if it is given, else on text that the exits may have learned from.",
+        GATES,
+        name="--gates",
+    ),
 ]
 GatePrecision = Annotated[
     float | None,
