@@ -196,7 +196,10 @@ Seed = Annotated[
 Unfreeze = Annotated[
     bool,
     option(
-        "Train the base too, with the base's own head among the exits.", BASE, name="--unfreeze"
+        "Train the base too, with the base's own head among the exits. LayerSkip has the objective "
+        "next-token at all positions, and a learning rate for a whole model.",
+        BASE,
+        name="--unfreeze",
     ),
 ]
 CurriculumName = Annotated[
