@@ -4,6 +4,7 @@ import json
 import statistics
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,26 @@ def test_early_exit_is_drawn_as_a_curve(quick):
     assert 0 <= early["quality"]["agreement"] <= 1
     assert early["quality"]["perplexity"] >= 1
     assert 0 < early["blocks_per_token"] <= 31
+
+
+def test_one_exit_that_fails_is_not_averaged_away(monkeypatch):
+    """The divergences of the lab log: a quarter of the positions misses its target at exit 28."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    quality = import_module("exits_quality")
+    runs = [
+        {"way": way, "seed": 0, "kl": kl}
+        for way, kl in {
+            "all": [2.889, 1.868, 0.332],
+            "quarter": [2.930, 1.914, 0.356],
+            "quarter_candidates": [2.939, 1.919, 0.355],
+        }.items()
+    ]
+
+    result = quality.compared([4.151, 2.744, 0.385], runs)
+
+    assert result["measured"]["quarter_kl_of_all"] == pytest.approx(0.356 / 0.332, abs=1e-4)
+    assert result["measured"]["quarter_gain_kept"] == pytest.approx(0.029 / 0.053, abs=1e-4)
+    assert result["ratios"]["quarter"]["20"] == [1.914 / 1.868]
 
 
 SMALL = {

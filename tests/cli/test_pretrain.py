@@ -143,6 +143,13 @@ def test_the_same_command_again_shows_what_was_reached_and_another_is_refused(
     assert any(not torch.equal(each, before[name]) for name, each in weights_of(output).items())
 
 
+def test_a_training_on_a_file_that_changed_since_is_not_taken_for_it(pretrain, text, refused):
+    found(pretrain("--json"))
+    text.write_text(TEXT.replace("ferry", "barge"), "utf-8")
+
+    refused(pretrain("--json"), f"content of {text} was", "--overwrite")
+
+
 def test_ctrl_c_is_one_line_and_the_same_command_goes_on(pretrain, output, tmp_path, monkeypatch):
     def stop(self, args, state, control, **_):
         if state.global_step == 3:
@@ -219,6 +226,17 @@ def test_several_sources_are_mixed_and_a_share_is_held_out(pretrain, write):
 
     assert result["held_out_loss"] > 0
     assert result["rows"] > 8
+
+
+def test_another_source_is_held_out_with_the_column_of_the_text(pretrain, write, refused):
+    lines = [json.dumps({"body": f"Line {n} of it."}) + "\n" for n in range(40)]
+    one, two = write("one.jsonl", "".join(lines[:30])), write("two.jsonl", "".join(lines[30:]))
+    fixed = ("--text-column", "body", "--json")
+
+    refused(pretrain(*fixed, "--held-out", one, data=one), "split train of it is --data, too")
+    result = found(pretrain(*fixed, "--held-out", two, data=one))
+
+    assert result["held_out_loss"] > 0
 
 
 def test_a_hub_that_cannot_be_reached_keeps_the_result_and_losses_are_written(pretrain, output):

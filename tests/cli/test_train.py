@@ -180,6 +180,24 @@ def test_pairs_and_texts_are_mixed(train, write, text):
     assert result["tokens"] > len(TEXT)
 
 
+def test_another_split_of_the_same_data_is_held_out_with_its_columns(
+    train, refused, tmp_path, output
+):
+    (tmp_path / "data").mkdir()
+    for split, count in (("train", 9), ("test", 3)):
+        pairs = [json.dumps({"q": f"ferry {n} ", "a": split * 3}) for n in range(count)]
+        (tmp_path / "data" / f"{split}.jsonl").write_text("\n".join(pairs), "utf-8")
+    fixed = ("--data", tmp_path / "data", "--prompt-column", "q", "--completion-column", "a")
+    fixed += ("--held-out", tmp_path / "data", "--json")
+
+    refused(train(*fixed), "split train of it is --data, too", "--held-out-split")
+    first = found(train(*fixed, "--held-out-split", "test"))
+    (tmp_path / "data" / "test.jsonl").write_text('{"q": "a ", "a": "b"}', "utf-8")
+
+    refused(train(*fixed, "--held-out-split", "test"), "content of --held-out was")
+    assert first["held_out_loss"] > 0
+
+
 def test_a_stream_is_trained_on_for_so_many_steps(train, text, refused, tmp_path):
     refused(train("--data", text, "--streaming"), "--max-steps")
 
@@ -202,6 +220,17 @@ def test_gates_come_last_and_can_be_added(train, text, folder, output):
     assert "precise" in train(*fixed[:-1], "--gates", "--gate-precision", 0.5).out
 
 
+def test_thresholds_of_gates_are_found_on_what_is_held_out(train, text, write):
+    other = write("other.txt", "The quay is long and the tide is low. " * 10)
+    fixed = ("--data", text, "--exits", 2, "--no-closed-form", "--gates", "--json")
+
+    result = found(train(*fixed, "--held-out", other))
+
+    positions = other.stat().st_size / 4  # a quarter of them is looked at
+    assert result["gates"][0]["positions"] == pytest.approx(positions, rel=0.1)
+    assert positions > 1.2 * len(TEXT) / 4 / 5
+
+
 def test_kept_states_train_a_second_objective_without_the_text(
     train, text, refused, tmp_path, monkeypatch
 ):
@@ -221,6 +250,43 @@ def test_kept_states_train_a_second_objective_without_the_text(
     refused(train(*fixed, "--positions", 0.1, to=tmp_path / "d"), "positions was 0.5, now 0.1")
     changed = train(*fixed, "--data", text, "--limit", 99, to=tmp_path / "d")
     refused(changed, "limit was null, now 99", "--keep-states")
+
+
+def test_states_of_a_file_that_changed_since_are_not_trained_on(
+    train, text, refused, tmp_path, output
+):
+    fixed = ("--exits", 2, "--no-closed-form", "--keep-states", tmp_path / "states", "--data", text)
+    assert train(*fixed).code == 0
+    text.write_text(TEXT.replace("ferry", "barge"), "utf-8")
+
+    ran = train(*fixed, to=tmp_path / "other")
+
+    refused(ran, f"content of {text} was", "leave these options out", "another --keep-states")
+    text.write_text(TEXT, "utf-8")  # at another time, but the same
+    assert train(*fixed, to=tmp_path / "other").code == 0
+    assert "whole" in train(*fixed).err
+
+
+def test_states_of_text_that_the_model_wrote_with_another_seed_are_not_trained_on(
+    train, write, refused, tmp_path
+):
+    prompts = write("prompts.txt", "a ferry\n")
+    fixed = ("--data", "self", "--prompts", prompts, "--self-tokens", 300, "--no-closed-form")
+    fixed += ("--keep-states", tmp_path / "states")
+    assert train(*fixed).code == 0
+
+    ran = train(*fixed, "--seed", 7, to=tmp_path / "other")
+
+    refused(ran, 'seed of self was "0", now "7"', "another --keep-states")
+
+
+def test_a_training_on_a_file_that_changed_since_is_not_taken_for_it(train, text, refused):
+    fixed = ("--data", text, "--fit-only")
+    assert train(*fixed).code == 0
+    text.write_text(TEXT.replace("ferry", "barge"), "utf-8")
+
+    refused(train(*fixed), f"content of {text} was", "--overwrite")
+    assert train(*fixed, "--overwrite").code == 0
 
 
 def test_the_published_recipe_is_head_exits_in_rows_of_512(
@@ -345,9 +411,17 @@ def test_folders_of_others_are_left_alone(train, text, refused, folder, tmp_path
         ("--data {text} --held-out 0.0001", ["--held-out 0.0001", "rows"]),
         ("--data {text} --held-out 3", ["--held-out", "below 1"]),
         ("--data {text} --held-out nowhere.txt", ["nowhere.txt"]),
+        ("--data {text} --held-out {text}", ["split train of it is --data, too", "0.02"]),
+        ("--data {text} --held-out {text.parent}/./text.txt", ["is --data, too"]),
+        ("--data {text} --held-out-split test", ["belongs to --held-out SOURCE"]),
+        ("--data {text} --held-out 0.1 --held-out-split test", ["belongs to --held-out SOURCE"]),
         ("--data {text} --block-size 500", ["context of 128"]),
         ("--data {text} --device cuda:1", ["CUDA_VISIBLE_DEVICES"]),
         ("--data {text} --recipe published --projection lens", ["--projection lens contradicts"]),
+        (
+            "--data {text} --recipe published --temperature 5",
+            ["--temperature 5.0 contradicts --recipe published, which has no distillation"],
+        ),
         ("--data {text} --log-to tensorboard", ["tensorboard", "offramp[train]"]),
         ("--data self", ["template"]),
         ("--keep-states {folder}", ["--data"]),

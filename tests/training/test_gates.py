@@ -10,7 +10,13 @@ from offramp import AutoMultiExitModel, Contrast, attach_exits, save_exits
 from offramp.blocks.gates import Gate
 from offramp.errors import ConfigError, ExitNotFoundError, InputError
 from offramp.models.fingerprint import fingerprint_of
-from offramp.training.gates import _train, lowest_threshold, rounded_down, train_gates
+from offramp.training.gates import (
+    Examples,
+    _train,
+    lowest_threshold,
+    rounded_down,
+    train_gates,
+)
 
 WIDTH = 12
 
@@ -30,7 +36,8 @@ def flips(odds, generator):
 
 def trained(states, agrees, *, precision=0.9, dtype=torch.float32):
     gate = Gate(states.shape[-1], torch.zeros((), dtype=dtype))
-    report = _train(gate, states.to(dtype), agrees, exit=1, precision=precision)
+    examples = Examples(states=states.to(dtype), agrees=agrees)
+    report = _train(gate, examples, exit=1, precision=precision)
     return gate, report
 
 
@@ -156,8 +163,8 @@ def test_rounding_down_changes_no_comparison_with_what_the_dtype_holds(dtype, co
         assert torch.equal(exact >= threshold, rounded >= threshold)
 
 
-def batches(rows=24, length=20):
-    generator = torch.Generator().manual_seed(3)
+def batches(rows=24, length=20, seed=3):
+    generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(3, tiny.VOCAB, (rows, length), generator=generator)
     shift = torch.cat((ids[:, 1:], ids.new_full((rows, 1), -100)), -1)
     return [
@@ -188,6 +195,22 @@ def test_agreement_is_that_of_the_exits_own_answers(projection):
     assert sum(told) == 24 * 19
     assert report.agreement == pytest.approx(float(kept.float().mean()))
     assert report.threshold == pytest.approx(float(model.exits["3"].gate.threshold))
+
+
+def test_thresholds_and_reports_are_those_of_the_held_out_text():
+    def found(held_out):
+        model = attach_exits(tiny.model_of("llama"), (3,), "direct")
+        some = None if held_out is None else batches(16, seed=held_out)
+        (report,) = train_gates(model, batches(), exits=(3,), share=1.0, held_out=some)
+        states = torch.randn(9, 32, generator=torch.Generator().manual_seed(1))
+        return report, model.exits["3"].gate.confidence(states).argsort()
+
+    (first, order), (second, same), (alone, _) = found(8), found(9), found(None)
+
+    assert first.positions == second.positions == 16 * 19
+    assert alone.positions == 24 * 19 // 5
+    assert first.agreement != second.agreement
+    assert torch.equal(order, same)  # the fit is that of the text, whatever is held out
 
 
 def test_the_last_exit_always_agrees():
@@ -278,4 +301,6 @@ def test_what_cannot_be_trained_is_refused():
     for text in ([], short):
         with pytest.raises(InputError, match="too little text"):
             train_gates(model, text, exits=(1,))
+        with pytest.raises(InputError, match="too little held-out text"):
+            train_gates(model, batches(), exits=(1,), held_out=text)
     assert model.exits["1"].gate is None

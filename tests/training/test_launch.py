@@ -10,10 +10,12 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
 import tiny
+from offramp.cli import main
 
 TESTS = Path(__file__).parents[1]
 CONFIGS = TESTS.parent / "examples" / "accelerate"
@@ -34,12 +36,13 @@ def free_port():
 
 def launch(config, options, *script):
     named = [f"--{name}={value}" for name, value in options.items()]
+    paths = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "accelerate.commands.launch"),
             *("--config_file", str(CONFIGS / config), *named, *map(str, script)),
         ],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -78,6 +81,27 @@ def test_two_hosts_train_and_four_processes_of_one_go_on(tmp_path):
     ended(launch("ddp_one_node.yaml", one, *small_training(cut, 1)))
 
     torch.testing.assert_close(left_by(cut), left_by(whole), rtol=0, atol=1e-10)
+
+
+def test_two_processes_of_the_command_give_the_exits_of_one(tmp_path, byte_tokenizer, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    tiny.model_of("llama", vocab_size=300).save_pretrained(tmp_path / "base")
+    byte_tokenizer.save_pretrained(tmp_path / "base")
+    (tmp_path / "text.txt").write_text("A ferry carries people across the water. " * 20, "utf-8")
+    common = ["train", "--model", tmp_path / "base", "--data", tmp_path / "text.txt"]
+    common += ["--exits", "1;3", "--block-size", 32, "--max-steps", 3, "--device", "cpu"]
+
+    two = {"num_processes": 2, "main_process_port": free_port()}
+    rest = [*common, "--batch-size", 2, "--output", tmp_path / "two"]
+    ended(launch("ddp_one_node.yaml", two, "-m", "offramp.cli", *rest))
+    with pytest.raises(SystemExit) as stopped:
+        main([*map(str, common), "--batch-size", "4", "--output", str(tmp_path / "one")])
+
+    assert stopped.value.code == 0
+    exits = {each: load_file(tmp_path / each / "exits.safetensors") for each in ("one", "two")}
+    assert all(each.abs().sum() > 0 for each in exits["two"].values())
+    torch.testing.assert_close(exits["two"], exits["one"], rtol=0, atol=1e-5)
 
 
 def test_shards_are_gone_on_with_by_another_number_of_processes(tmp_path, byte_tokenizer):

@@ -184,6 +184,17 @@ def test_a_disk_that_is_full_is_told_in_one_line(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == [TABLE]
 
 
+@pytest.mark.parametrize("below", ["", "below"])
+def test_a_file_in_the_folders_place_is_told_in_one_line(below, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    folder = tmp_path / "file" / below
+
+    with pytest.raises(InputError, match=rf"cannot keep states in {folder}: .* name a folder"):
+        keep_states(student_of(), batches(), folder)
+
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_block_exits_and_a_base_that_is_trained_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="exit 1 is a 'block'"):
         keep_states(student_of("block"), batches(), tmp_path)

@@ -10,6 +10,7 @@ from offramp import AutoMultiExitModel, MultiExitConfiguration, attach_exits
 from offramp.errors import ConfigError
 from offramp.training.candidates import Candidates
 from offramp.training.exits import freeze_
+from offramp.training.layer_dropout import CURRICULA, exit_scales
 from offramp.training.objectives import Objective, distillation_loss, next_token_loss
 from offramp.training.student import Lesson, Student
 
@@ -119,6 +120,29 @@ def test_an_unfrozen_base_gets_the_plain_gradients(projection, family, objective
         assert ours is None or torch.allclose(ours, expected, atol=1e-9), name
 
 
+@pytest.mark.parametrize("curriculum", CURRICULA)
+def test_a_curriculums_scales_are_multiplied_by_the_weights(curriculum):
+    weights = {1: 0.0, 3: 2.0, "original": 1.0}
+    lesson = Lesson(objective=TEXT, exit_weights=weights, curriculum=curriculum)
+    plain = exit_scales(tuple(weights), depth=4, curriculum=curriculum, step=1, progress=1.0)
+
+    scales = lesson.scales(step=1, progress=1.0, depth=4)
+
+    assert scales == {exit: plain[exit] * weight for exit, weight in weights.items()}
+
+
+def test_an_exit_of_weight_0_learns_nothing_while_the_base_does():
+    model = model_with("lens", unfreeze=True)
+    weights = {1: 0.0, 3: 1.0, "original": 1.0}
+    lesson = Lesson(objective=TEXT, exit_weights=weights, curriculum="none")
+
+    Student(model, lesson, frozen=False)(**batch_of(model))["loss"].backward()
+
+    learns = {exit: model.exits[exit].linear.weight.grad.any().item() for exit in ("1", "3")}
+    assert learns == {"1": False, "3": True}
+    assert model.lm_head.weight.grad.any()
+
+
 def test_the_bases_own_head_learns_the_text_and_not_itself():
     model = model_with("direct", unfreeze=True)
     lesson = Lesson(
@@ -156,6 +180,19 @@ def test_a_frozen_base_keeps_its_bits_its_mode_and_no_gradient(projection):
     assert not model.training
     assert model.exits.training
     assert all(p.grad is None for n, p in model.named_parameters() if not n.startswith("exits."))
+
+
+def test_a_frozen_base_whose_parameters_need_a_gradient_is_not_trained_beside():
+    model = model_with("lens", unfreeze=True)
+    student = Student(model, Lesson(objective=TAUGHT, exit_weights={1: 1.0}))
+
+    with pytest.raises(ConfigError, match=r"need a gradient, such as model\.embed.*freeze_\("):
+        student(**batch_of(model))
+    with torch.no_grad():
+        measured = student(**batch_of(model))["loss"]
+    freeze_(model, (1,), unfreeze=False)
+
+    assert torch.equal(student(**batch_of(model))["loss"], measured)
 
 
 def test_a_fresh_student_is_already_in_its_modes():

@@ -20,7 +20,7 @@ from offramp.cli.kept import KeptText
 from offramp.cli.loading import Loaded, load_as_it_is, weights_hash
 from offramp.cli.output import key_of
 from offramp.cli.pupils import attach, fitted_exits, settings_of
-from offramp.cli.rows import Reader, batches_of
+from offramp.cli.rows import Reader, batches_of, content_of
 from offramp.cli.show import progress, remark
 from offramp.cli.steps import Steps
 from offramp.cli.training import SELF, Training
@@ -31,7 +31,7 @@ from offramp.models.storage import save_beside, save_exits
 from offramp.training.checkpoints import last_checkpoint, load_checkpoint_
 from offramp.training.closed_form import fit_closed_form
 from offramp.training.exits import shifted, train_exits, trainable
-from offramp.training.gates import train_gates
+from offramp.training.gates import HELD_OUT, train_gates
 from offramp.training.self_text import SelfText, write_self_text
 from offramp.training.states import KeptStates, keep_states
 from offramp.training.student import Student
@@ -118,6 +118,7 @@ class Course:
         )
         self._batch_of = shifted(self._reader.collate(), self._model)
         self._named = self._reader.named()
+        self._contents = self._reader.contents(self._named)
         if self._kept is not None and self._kept.facts is not None and texts.data:
             self._kept.check(**self._kept_facts())
 
@@ -130,6 +131,7 @@ class Course:
             "weights": weights,
             "exits": self._projections(),
             "text": kept["text"] if kept else self._text_facts(),
+            "content of --held-out": content_of(self._reader.held_out()),
             "keep_states": self._kept is not None,
             "settings": {name: chosen[name] for name in chosen if name not in SHOWN_ONLY},
             "closed_form": self._fits and (self._settings.closed_form_tokens or TOKENS),
@@ -139,7 +141,8 @@ class Course:
     def _text_facts(self) -> dict[str, Any]:
         texts = self._settings.texts
         prompts = None if texts.prompts is None else key_of(texts.prompts, {})
-        return {**asdict(texts), "prompts": prompts, "block_size": self._reader.block_size}
+        read = {"block_size": self._reader.block_size, "content": self._contents}
+        return {**asdict(texts), "prompts": prompts, **read}
 
     def _kept_facts(self) -> dict[str, Any]:
         training = self._training
@@ -261,14 +264,16 @@ class Course:
         asked = {"precision": precision, "tokens": tokens}
         if self._journal.results.get("gates_of") == asked:
             return
-        rows, _ = self._rows
+        rows, held_out = self._rows
         if self._first:
+            apart = 0 if held_out is None else round(HELD_OUT * tokens)
             with progress(tokens // 4, unit="positions") as advance:
                 reports = train_gates(
                     model,
-                    self._batches(rows, tokens),
+                    self._batches(rows, tokens - apart),
                     exits=self._numbers,
                     precision=precision,
+                    held_out=self._batches(held_out, apart) if apart else None,
                     advance=advance,
                 )
             save = save_beside if self._training.unfreeze else save_exits

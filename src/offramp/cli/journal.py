@@ -74,13 +74,13 @@ class Journal:
             )
         known = stored or {"facts": None, "writer": None, "results": {}}
         self._keep_text(folder, known, overwrite=overwrite)
+        told = ", ".join(differences(known["facts"], self._facts))
         begun = known["results"] or any(_found(folder, (START, "checkpoint-*")))
         if overwrite and stored is not None:
             _clear(folder, with_base=bool(known["facts"]["settings"].get("unfreeze", True)))
-        elif begun and known["facts"] != self._facts:
-            told = ", ".join(differences(known["facts"], self._facts))
+        elif begun and told:
             raise InputError(f"{folder} holds a training with other settings ({told}); {NEXT}")
-        same = not overwrite and known["facts"] == self._facts
+        same = not overwrite and not told
         self.results: dict[str, Any] = known["results"] if same else {}
         if writing:
             self._write()

@@ -3,7 +3,7 @@
 In:  ``--keep-states``, and what the states were made of. Out: a folder with ``text.json``, which
      says what its states are of and whether they are all there.
 Law: states of other text, other positions or other batches are never trained on
-     (tests/cli/test_train.py).
+     (tests/cli/test_train.py). Of a stream only the name is compared, not what it held.
 Not here: the states themselves (offramp.training.states).
 """
 
@@ -25,7 +25,7 @@ class KeptText:
 
     Attributes:
         folder: Where they are.
-        facts: Text, positions and batch size; None if the folder has none yet.
+        facts: Text and what it held, positions and batch size; None if the folder has none yet.
         positions: How many positions are kept; 0 until all are.
     """
 

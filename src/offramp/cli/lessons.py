@@ -196,7 +196,10 @@ Seed = Annotated[
 Unfreeze = Annotated[
     bool,
     option(
-        "Train the base too, with the base's own head among the exits.", BASE, name="--unfreeze"
+        "Train the base too, with the base's own head among the exits. LayerSkip has the objective "
+        "next-token at all positions, and a learning rate for a whole model.",
+        BASE,
+        name="--unfreeze",
     ),
 ]
 CurriculumName = Annotated[
@@ -226,7 +229,13 @@ Checkpointing = Annotated[
     ),
 ]
 Gates = Annotated[
-    bool, option("Afterwards, give each exit a gate that says when to stop.", GATES, name="--gates")
+    bool,
+    option(
+        "Afterwards, give each exit a gate that says when to stop. Thresholds are found on "
+        "--held-out if it is given, else on text that the exits may have learned from.",
+        GATES,
+        name="--gates",
+    ),
 ]
 GatePrecision = Annotated[
     float | None,

@@ -77,6 +77,15 @@ HeldOut = Annotated[
         metavar="SOURCE",
     ),
 ]
+HeldOutSplit = Annotated[
+    str | None,
+    option(
+        "Part of --held-out SOURCE; its columns are those of the text that is trained on.",
+        TEXT,
+        metavar="NAME",
+        default="train",
+    ),
+]
 SelfTokens = Annotated[
     int | None,
     option(
@@ -124,7 +133,8 @@ ProjectionName = Annotated[
 ExitWeight = Annotated[
     list[str] | None,
     option(
-        "What an exit's loss counts, such as 6=2; exits that are not named count 1.",
+        "What an exit's loss counts, such as 6=2; exits that are not named count 1. With "
+        "--unfreeze it is multiplied by what --curriculum gives the exit.",
         EXITS,
         metavar="EXIT=WEIGHT",
     ),

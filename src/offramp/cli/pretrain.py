@@ -113,6 +113,7 @@ def pretrain(  # noqa: PLR0913 - one parameter for each option
     ] = True,
     limit: material.Limit = None,
     held_out: material.HeldOut = None,
+    held_out_split: material.HeldOutSplit = None,
     recipe: Annotated[
         lessons.Recipe | None,
         option(
@@ -166,6 +167,7 @@ def pretrain(  # noqa: PLR0913 - one parameter for each option
                 block_size=block_size,
                 limit=limit,
                 held_out=held_out,
+                held_out_split=held_out_split,
                 self_tokens=None,
                 prompts=None,
             ),

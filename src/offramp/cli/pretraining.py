@@ -7,6 +7,7 @@ Not here: training (offramp.training.pretraining).
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from offramp.cli.output import Interrupted
 from offramp.cli.pretrain import Pretraining
 from offramp.cli.publish import push
 from offramp.cli.quiet import quiet
-from offramp.cli.rows import Reader
+from offramp.cli.rows import Reader, content_of
 from offramp.cli.seq2seq_loading import find_source
 from offramp.cli.show import remark, show_json, show_text
 from offramp.cli.steps import Steps
@@ -86,10 +87,11 @@ def _train(asked: Pretraining, state: PartialState) -> dict[str, Any]:
         loaded, is_random = load_or_make(asked.model, seed=asked.settings.seed)
         corruptor_for(loaded.model.config, loaded.tokenizer, noise=asked.settings, seed=0)
         reader = _reader(asked, loaded)
-        rows, held_out = reader.divided(reader.mixed(reader.named(), Path()))
+        named = reader.named()
+        rows, held_out = reader.divided(reader.mixed(named, Path()))
         journal = Journal(
             asked.output,
-            _facts(asked, reader),
+            _facts(asked, reader, content=reader.contents(named)),
             writer=None,
             overwrite=asked.overwrite and first,
             writing=first,
@@ -167,13 +169,15 @@ def _reader(asked: Pretraining, loaded: Loaded) -> Reader:
     )
 
 
-def _facts(asked: Pretraining, reader: Reader) -> dict[str, Any]:
+def _facts(asked: Pretraining, reader: Reader, *, content: Mapping[str, Any]) -> dict[str, Any]:
     """Name all that decides the training."""
     settings = asdict(asked.settings)
+    text = {**asdict(asked.texts), "block_size": reader.block_size, "content": content}
     return {
         "model": asked.model,
         "weights": weights_hash(reader.loaded.model),
-        "text": {**asdict(asked.texts), "block_size": reader.block_size, "mix": asked.mix},
+        "text": {**text, "mix": asked.mix},
+        "content of --held-out": content_of(reader.held_out()),
         "settings": {name: settings[name] for name in settings if name not in FREE},
     }
 

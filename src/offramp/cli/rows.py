@@ -6,6 +6,7 @@ Law: sources are mixed row by row, and no row is both trained on and held out
 Not here: reading a source (offramp.training.data).
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -18,8 +19,9 @@ from torch import Tensor
 
 from offramp.cli.encoding import check_tokens
 from offramp.cli.loading import Loaded
+from offramp.cli.output import KEY_LETTERS
 from offramp.cli.quiet import data_bars_on_terminals_only
-from offramp.cli.training import SELF, Texts
+from offramp.cli.training import SELF, TRAIN, Texts
 from offramp.errors import InputError
 from offramp.logits.labels import NO_LABEL
 from offramp.training.data import Collator, DataSettings, load_rows
@@ -47,6 +49,14 @@ class Reader:
         """Read the sources that the user named, each once, without the model's own text."""
         return {each: self._rows(each) for each in self.texts.data if each != SELF}
 
+    def contents(self, named: Mapping[str, Any]) -> dict[str, str | None]:
+        """Give what the sources hold, hashed, so that one that changed since is not taken for it.
+
+        What the model writes itself is decided by the seed.
+        """
+        found = {f"content of {each}": content_of(rows) for each, rows in named.items()}
+        return found | ({"seed of self": str(self.seed)} if SELF in self.texts.data else {})
+
     def mixed(self, named: Mapping[str, Any], self_text: Path) -> Any:
         """Mix them with the model's own text, in the order that the seed decides."""
         parts = [
@@ -61,13 +71,18 @@ class Reader:
             )
         return datasets.concatenate_datasets(parts).shuffle(seed=self.seed)
 
+    def held_out(self) -> Any:
+        """Read the source that is held out; None if there is none, or a share of the rows is."""
+        held_out, split = self.texts.held_out, self.texts.held_out_split or TRAIN
+        if held_out is None or self.texts.held_out_share is not None:
+            return None
+        return self._load(held_out, split=split, shuffle=False, **self._columns())
+
     def divided(self, rows: Any) -> tuple[Any, Any]:
         """Give the rows to train on, and those held out or None."""
         held_out, share = self.texts.held_out, self.texts.held_out_share
-        if held_out is None:
-            return rows, None
         if share is None:
-            return rows, self._load(held_out, shuffle=False)
+            return rows, self.held_out()
         kept = round(len(rows) * share)
         if not 0 < kept < len(rows):
             raise InputError(
@@ -88,13 +103,16 @@ class Reader:
         return padded
 
     def _rows(self, source: str) -> Any:
+        texts, columns = self.texts, self._columns()
+        return self._load(source, split=texts.split, streaming=texts.streaming, **columns)
+
+    def _columns(self) -> dict[str, str]:
         texts = self.texts
-        columns = {
+        return {
             "text": texts.text_column,
             "prompt": texts.prompt_column,
             "completion": texts.completion_column,
         }
-        return self._load(source, split=texts.split, streaming=texts.streaming, **columns)
 
     def _own(self, path: Path) -> Any:
         return self._load(str(path), streaming=self.texts.streaming)
@@ -110,6 +128,18 @@ class Reader:
         )
         with data_bars_on_terminals_only():
             return self.load(settings, self.loaded.tokenizer)
+
+
+def content_of(rows: Any) -> str | None:
+    """Hash what rows hold, in the order of their source; None for none, and for a stream."""
+    if rows is None or isinstance(rows, datasets.IterableDataset):
+        return None
+    tokens, lengths = hashlib.sha256(), hashlib.sha256()
+    for column in rows.data.columns:
+        for chunk in column.chunks:
+            tokens.update(chunk.flatten().to_numpy(zero_copy_only=False))
+            lengths.update(chunk.value_lengths().to_numpy(zero_copy_only=False))
+    return hashlib.sha256(tokens.digest() + lengths.digest()).hexdigest()[:KEY_LETTERS]
 
 
 def batches_of(

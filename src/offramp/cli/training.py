@@ -15,7 +15,7 @@ from typing import Any
 from offramp.cli.settings import flag
 from offramp.errors import ConfigError
 
-SELF = "self"
+SELF, TRAIN = "self", "train"
 OF_FIT = {"batch_size", "seed"}
 """Settings of a training that a closed form uses, too."""
 
@@ -33,6 +33,7 @@ class Texts:
     block_size: int | None
     limit: int | None
     held_out: str | None
+    held_out_split: str | None
     self_tokens: int | None
     prompts: tuple[str, ...] | None
 
@@ -41,6 +42,21 @@ class Texts:
             for name in ("self_tokens", "prompts"):
                 if getattr(self, name) is not None:
                     raise ConfigError(f"{flag(name)} belongs to --data self; add it")
+        self._check_held_out()
+
+    def _check_held_out(self) -> None:
+        source = self.held_out if self.held_out_share is None else None
+        if self.held_out_split is not None and source is None:
+            raise ConfigError(
+                f"--held-out-split {self.held_out_split} belongs to --held-out SOURCE; add it"
+            )
+        split = self.held_out_split or TRAIN
+        again = self.split == split and any(_same(each, source or "") for each in self.data)
+        if source is not None and again:
+            raise ConfigError(
+                f"--held-out {source} is trained on: split {split} of it is --data, too; "
+                "name another --held-out-split or source, or a share such as 0.02"
+            )
         if self.streaming and self.held_out_share is not None:
             raise ConfigError(
                 f"--held-out {self.held_out} cannot be a share of a stream; name another source"
@@ -57,6 +73,12 @@ class Texts:
             return float(self.held_out or "")
         except ValueError:
             return None
+
+
+def _same(source: str, other: str) -> bool:
+    """Tell whether two sources are one, however its path is written."""
+    one, two = (Path(each).expanduser().resolve() for each in (source, other))
+    return one == two
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +160,8 @@ class Training:
     def _check_published(self) -> None:
         allowed = {"--projection": (self.projection, "head"), "--closed-form": (
             self.closed_form, False), "--fit-only": (self.fit_only or None, False),
-            "--block-size": (self.texts.block_size, 512)}  # fmt: skip
+            "--block-size": (self.texts.block_size, 512),
+            "--temperature": (self.given.get("temperature"), "no distillation")}  # fmt: skip
         for name, (value, own) in allowed.items():
             if value not in (None, own):
                 raise ConfigError(

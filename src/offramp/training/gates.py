@@ -9,7 +9,8 @@ Source: Schuster et al. 2022, "CALM", arXiv:2207.07061, section 3.4, with the la
      last layer" and both labels counted equally. Differs from the paper: gates are fitted by
      Newton-like steps to the end (a linear probe is convex) instead of by minibatches, and are
      calibrated afterwards by Platt's two numbers (Platt 1999). Calibration and threshold use the
-     same positions, the last fifth, which the fit does not see.
+     same positions: of held-out text, or the last fifth, which the fit does not see but which the
+     exits may have been trained on.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,6 +32,8 @@ from offramp.training.student import Lesson, Student
 
 HELD_OUT = 0.2
 """Share of the positions kept back for calibration."""
+FEWEST = 10
+"""Positions that a gate takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +57,19 @@ class GateReport:
     positions: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """What a gate learns from, or is measured on.
+
+    Attributes:
+        states: The exit's states.
+        agrees: Where its answer is the last layer's.
+    """
+
+    states: Float[Tensor, "rows width"]
+    agrees: Bool[Tensor, " rows"]
+
+
 def train_gates(
     model: Any,
     batches: Iterable[Mapping[str, Tensor]],
@@ -61,6 +77,7 @@ def train_gates(
     exits: Sequence[int],
     precision: float = 0.95,
     share: float = 0.25,
+    held_out: Iterable[Mapping[str, Tensor]] | None = None,
     advance: Callable[[int], None] = lambda positions: None,
 ) -> list[GateReport]:
     """Give each exit a gate that was fitted, calibrated and given a threshold.
@@ -71,11 +88,13 @@ def train_gates(
         exits: Which get a gate.
         precision: The threshold is the lowest that keeps it; above 0, at most 1.
         share: Of the positions used, above 0, at most 1.
+        held_out: Batches that the exits were not trained on, for calibration and threshold; None
+            keeps the last fifth of the positions back for them.
         advance: Called with the number of positions of each batch.
 
     Raises:
         ConfigError: The precision is out of its range, or no exit is named.
-        InputError: There is too little text.
+        InputError: There is too little text, or too little of it is held out.
     """
     check_precision(precision)
     numbers = model.check_exits(tuple(exits), attached_only=True)
@@ -86,6 +105,31 @@ def train_gates(
     )
     model.calibration = None  # it was found for other gates
     student = Student(model, lesson).eval()
+    learned = _examples(student, batches, advance)
+    if learned is None:
+        raise InputError("too little text to train gates on; give at least ten positions")
+    kept = None if held_out is None else _examples(student, held_out, advance)
+    if held_out is not None and kept is None:
+        raise InputError(
+            "too little held-out text to calibrate gates on; give at least ten positions"
+        )
+    return [
+        _train(
+            add_gate_(model.exits[str(exit)], model.anatomy, exit),
+            learned[exit],
+            held_out=None if kept is None else kept[exit],
+            exit=exit,
+            precision=precision,
+        )
+        for exit in numbers
+    ]
+
+
+def _examples(
+    student: Student, batches: Iterable[Mapping[str, Tensor]], advance: Callable[[int], None]
+) -> dict[int, Examples] | None:
+    """Look at batches; give what each exit's gate learns from, None if that is too little."""
+    numbers = student.lesson.numbers
     seen: dict[int, list[tuple[Tensor, Tensor]]] = {exit: [] for exit in numbers}
     for batch in batches:
         with torch.no_grad():
@@ -94,17 +138,11 @@ def train_gates(
                 state = view.keep(view.seen.states[exit])
                 seen[exit].append((state.cpu(), agrees.cpu()))
         advance(int(chosen.sum()))
-    if not any(seen.values()) or sum(len(each) for _, each in seen[numbers[0]]) < 10:
-        raise InputError("too little text to train gates on; give at least ten positions")
-    return [
-        _train(
-            add_gate_(model.exits[str(exit)], model.anatomy, exit),
-            *(torch.cat(each) for each in zip(*seen[exit], strict=True)),
-            exit=exit,
-            precision=precision,
-        )
-        for exit in numbers
-    ]
+    if sum(len(agrees) for _, agrees in seen[numbers[0]]) < FEWEST:
+        return None
+    parts = {exit: zip(*some, strict=True) for exit, some in seen.items()}
+    joined = {exit: [torch.cat(each) for each in some] for exit, some in parts.items()}
+    return {exit: Examples(states=states, agrees=said) for exit, (states, said) in joined.items()}
 
 
 def check_precision(precision: float) -> None:
@@ -132,35 +170,20 @@ def agreements(view: View, exits: Sequence[int]) -> dict[int, Bool[Tensor, " row
     return {exit: torch.cat(each) for exit, each in found.items()}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Examples:
-    """What a gate learns from, or is measured on.
-
-    Attributes:
-        states: The exit's states.
-        agrees: Where its answer is the last layer's.
-    """
-
-    states: Float[Tensor, "rows width"]
-    agrees: Bool[Tensor, " rows"]
-
-
 def _train(
     gate: Gate,
-    states: Float[Tensor, "rows width"],
-    agrees: Bool[Tensor, " rows"],
+    examples: Examples,
     *,
     exit: int,
     precision: float,
+    held_out: Examples | None = None,
 ) -> GateReport:
-    kept = max(2, int(len(agrees) * HELD_OUT))
-    return settle_(
-        gate,
-        Examples(states=states[:-kept], agrees=agrees[:-kept]),
-        held_out=Examples(states=states[-kept:], agrees=agrees[-kept:]),
-        exit=exit,
-        precision=precision,
-    )
+    if held_out is None:
+        states, agrees = examples.states, examples.agrees
+        kept = max(2, int(len(agrees) * HELD_OUT))
+        examples = Examples(states=states[:-kept], agrees=agrees[:-kept])
+        held_out = Examples(states=states[-kept:], agrees=agrees[-kept:])
+    return settle_(gate, examples, held_out=held_out, exit=exit, precision=precision)
 
 
 def settle_(

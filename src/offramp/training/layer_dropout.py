@@ -9,6 +9,15 @@ Source: Elhoushi et al. 2024, "LayerSkip", arXiv:2404.16710, sections 4.1 and 4.
      exits in use, not over all; exits 0 and 1, whose scale the paper sets to 0, count a quarter and
      half of exit 2, else they would never be trained; rotation takes one exit a step, not every
      R-th; rates of dropout do not grow with time (the paper's setting for a pretrained base).
+
+The defaults of ``TrainSettings(unfreeze=True)`` and ``--unfreeze`` are those of exits alone and
+differ from the paper's training: exits learn by distillation from a last layer that moves, where
+the paper has the next-token loss at every exit; all losses, also of the base's own head, are taken
+at a quarter of the positions, not at all; the learning rate, 1e-3, was chosen for exits beside a
+frozen base, not for a whole model; no block is left out; fresh exits are ``lens``, where the paper
+has the base's head alone. Nearer to it: ``--objective next-token --positions 1 --projection
+direct``, with ``--layer-dropout`` and a ``--learning-rate`` for the base. Neither was measured here
+at a size that tells which is better.
 """
 
 import math

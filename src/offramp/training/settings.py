@@ -38,7 +38,8 @@ class TrainSettings:
         positions: Share of the positions whose losses are computed, above 0, at most 1.
         candidates: Score each position's likely tokens and this many others, in place of the whole
             vocabulary; 0 scores the whole vocabulary.
-        unfreeze: Train the base too, with the base's own head among the exits.
+        unfreeze: Train the base too, with the base's own head among the exits. LayerSkip has the
+            objective next-token at all positions, and a learning rate for a whole model.
         curriculum: Which exits learn when, with ``unfreeze``: none, gradual or rotating.
         layer_dropout: How often the last block is left out, with ``unfreeze``; 0 to below 1.
         learning_rate: Highest learning rate of AdamW.

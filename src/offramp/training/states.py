@@ -207,13 +207,18 @@ def _claim(folder: Path, student: Student, exits: list[int]) -> None:
         "seed": student.lesson.seed,
         "fingerprint": fingerprint_of(student.model),
     }
-    folder.mkdir(parents=True, exist_ok=True)
     table = folder / TABLE
-    if table.exists():
-        if _facts(folder) != facts:
-            raise InputError(
-                f"{folder} holds states of another base, other exits or positions; name another "
-                "folder"
-            )
-        return
-    write_text_whole(table, json.dumps(facts, indent=1) + "\n")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not table.exists():
+            write_text_whole(table, json.dumps(facts, indent=1) + "\n")
+            return
+    except OSError as error:
+        raise InputError(
+            f"cannot keep states in {folder}: {error.strerror or error}; name a folder that can be "
+            "written"
+        ) from None
+    if _facts(folder) != facts:
+        raise InputError(
+            f"{folder} holds states of another base, other exits or positions; name another folder"
+        )

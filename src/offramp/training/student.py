@@ -49,7 +49,8 @@ class Lesson:
         seed: Decides which.
         candidates: Score these tokens only; None scores the whole vocabulary.
         chunk: Positions at a time; None chooses by the size of the vocabulary.
-        curriculum: Which exits learn when, while the base is trained; it replaces the weights.
+        curriculum: Which exits learn when, while the base is trained; its scales are multiplied by
+            the weights.
         layer_dropout: How often the last block is left out while the base is trained.
 
     Raises:
@@ -93,13 +94,14 @@ class Lesson:
         """Give what each exit's loss counts at one step."""
         if self.curriculum is None:
             return self.exit_weights
-        return exit_scales(
+        scales = exit_scales(
             tuple(self.exit_weights),
             depth=depth,
             curriculum=self.curriculum,
             step=step,
             progress=progress,
         )
+        return {exit: scales[exit] * weight for exit, weight in self.exit_weights.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +131,11 @@ class Student(nn.Module):
     """A model with exits whose forward pass gives the loss of a lesson.
 
     A module of its own, so that DDP and FSDP see one forward and one backward pass.
+
+    Args:
+        model: With exits; ``offramp.training.exits.freeze_`` says what of it is trained.
+        lesson: What is learnt.
+        frozen: The base runs without gradients, and in evaluation mode.
     """
 
     def __init__(self, model: Any, lesson: Lesson, *, frozen: bool = True) -> None:
@@ -170,7 +177,12 @@ class Student(nn.Module):
 
         Returns:
             ``loss`` and ``exit_losses``, one for each exit of the lesson, in its order.
+
+        Raises:
+            ConfigError: It trains with a frozen base, parameters of which need a gradient.
         """
+        if self.frozen and self.training and torch.is_grad_enabled():
+            self._check_frozen()
         if kept is None:
             assert shift_labels is not None
             view, chosen = self.see(
@@ -186,6 +198,17 @@ class Student(nn.Module):
         scales = self.lesson.scales(step=step, progress=progress, depth=self.model.depth)
         loss, sums = self.loss_of(view, (tokens, weights), scales=scales, step=step)
         return {"loss": loss / count, "exit_losses": sums / count}
+
+    def _check_frozen(self) -> None:
+        """See that no gradient reaches the base, whose head and norm the exits' losses read."""
+        named = self.model.named_parameters()
+        needing = [name for name, p in named if p.requires_grad and not name.startswith("exits.")]
+        if needing:
+            raise ConfigError(
+                f"the base is frozen, but {len(needing)} of its parameters need a gradient, such "
+                f"as {needing[0]}; call offramp.training.exits.freeze_(model, exits, "
+                "unfreeze=False) first, or train the base with frozen=False"
+            )
 
     def see(
         self, batch: Mapping[str, Any], *, step: int = 0
