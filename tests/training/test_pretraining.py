@@ -429,6 +429,24 @@ def test_the_loss_is_that_of_the_drawn_exits(tokenizer, tmp_path):
     assert abs(drawn - undrawn) > 1e-3
 
 
+def test_gradients_are_clipped_once_a_step_however_many_batches_it_takes(tmp_path, monkeypatch):
+    """And not after every one of them; fault 8 of the released code."""
+    norms, clip = [], torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(
+        torch.nn.utils, "clip_grad_norm_", lambda *a, **k: norms.append(clip(*a, **k)) or norms[-1]
+    )
+
+    for size in (4, 2, 1):
+        model = elmer_of(**ALONE, canvas_slack=False)
+        train(tmp_path / str(size), model, batch_size=size, clip=0.1, max_steps=2)
+
+    assert len(norms) == 3 * 2
+    whole = torch.stack(norms[:2])
+    assert (whole > 0.1).all()  # so that there is something to clip
+    for first in (2, 4):
+        assert torch.allclose(torch.stack(norms[first : first + 2]), whole, rtol=1e-4)
+
+
 def test_it_learns_to_undo_the_noise_and_the_result_loads(tmp_path, tokenizer):
     rows = [{"input_ids": [4 + (start + step) % 8 for step in range(12)]} for start in range(24)]
     more = {"epochs": 25.0, "save_steps": 1000, "log_steps": 10, "rows_per_step": 12}

@@ -1,7 +1,7 @@
 """None of the faults of the published code is here: a test for each that a model can have.
 
 Others are those of a clock (3, tests/evaluation/test_pace.py) and of trainings (8,
-tests/training/test_finetuning.py; 9, tests/training/test_pretraining.py).
+tests/training/test_pretraining.py and test_finetuning.py; 9, tests/training/test_pretraining.py).
 """
 
 import inspect
