@@ -244,17 +244,45 @@ def test_no_improvement_ends_the_training(tmp_path, tokenizer):
     assert trainer.state.global_step == 6
 
 
-def test_long_targets_are_left_out_and_long_sources_cut(tokenizer):
-    pairs = [Pair("a" * 50, ("b",)), Pair("a", ("b" * 50,))]
-    rows, lost = tokenised(pairs, tokenizer, settings_of(max_source=10))
+def test_long_targets_are_left_out_and_counted(tokenizer):
+    pairs = [Pair("a", ("b",)), Pair("a", ("b" * 50,))]
+    rows, lost = tokenised(pairs, tokenizer, settings_of())
 
-    assert [len(row["input_ids"]) for row in rows] == [10]
+    assert len(rows) == 1
     assert lost == (
         "1 of 2 pairs left out: 1 with a target of more than 8 tokens (raise max_target)"
     )
     assert tokenised(pairs[:1], tokenizer, settings_of())[1] == ""
     with pytest.raises(InputError, match="2 of 2 pairs left out: 2 with a target of more than 8"):
         tokenised(pairs[1:] * 2, tokenizer, settings_of())
+
+
+def test_long_sources_are_cut_and_counted(tokenizer):
+    pairs = [Pair("a" * size, ("b",)) for size in (8, 9, 10, 50)]  # and an end token
+
+    rows, told = tokenised(pairs, tokenizer, settings_of(max_source=10), name="held-out pairs")
+
+    assert [len(row["input_ids"]) for row in rows] == [9, 10, 10, 10]
+    assert told == (
+        "2 of 4 held-out pairs with a source of more than 10 tokens, which is cut (raise "
+        "max_source)"
+    )
+    assert tokenised(pairs[:2], tokenizer, settings_of(max_source=10))[1] == ""
+
+
+@pytest.mark.parametrize("max_source", [32, 256])
+def test_of_sources_that_are_longer_than_the_model_it_is_told_that_it_reads_no_more(
+    tmp_path, tokenizer, caplog, max_source
+):
+    pairs = [*PAIRS, Pair("ab" * 40, ("ba",))]
+
+    trained(tokenizer, tmp_path, pairs=pairs, max_source=max_source, max_steps=3)
+
+    assert caplog.messages == [
+        f"1 of 9 {name} with a source of more than 32 tokens, which is cut (the model reads no "
+        "more)"
+        for name in ("pairs", "held-out pairs")
+    ]
 
 
 @pytest.mark.parametrize("kind", ["ctc", "dag"])
