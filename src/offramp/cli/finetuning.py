@@ -98,12 +98,13 @@ def _save(asked: Finetuning, model: Any, tokenizer: Any) -> None:
 
 def _pairs(asked: Finetuning) -> tuple[list[Pair], list[Pair]]:
     names = {"source": asked.source_column, "target": asked.target_column}
-    sources = (*asked.pairs, asked.held_out)
     if asked.target_files:
-        files = zip(sources, asked.target_files, strict=True)
+        files = zip((*asked.pairs, asked.held_out), asked.target_files, strict=True)
         rows = [_aligned(Path(ours), theirs, asked) for ours, theirs in files]
     else:
-        rows = [open_source(each, split="train", streaming=False).rows("text") for each in sources]
+        parts = [(each, asked.split) for each in asked.pairs]
+        parts.append((asked.held_out, asked.held_out_split))
+        rows = [open_source(each, split=part, streaming=False).rows("text") for each, part in parts]
     return (
         pairs_of(chain(*rows[:-1]), **names, name=" and ".join(asked.pairs)),
         pairs_of(rows[-1], **names, name=asked.held_out),
