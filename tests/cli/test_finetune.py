@@ -159,6 +159,9 @@ def test_random_weights_need_only_a_configuration(finetune, elmer, tmp_path):
     assert refused.code == 2
     assert refused.err.count("\n") == 1
     assert "--from-scratch" in refused.err
+    as_elmer = finetune(f"elmer:{tmp_path / 'bare'}", "--from-scratch", to=tmp_path / "other")
+    assert (as_elmer.code, as_elmer.err.count("\n")) == (2, 1)
+    assert "says how weights are read, --from-scratch reads none" in as_elmer.err
 
 
 def test_bart_is_trained_by_the_same_command(finetune, make_folder):
@@ -167,6 +170,23 @@ def test_bart_is_trained_by_the_same_command(finetune, make_folder):
     result = result_of(finetune(bart, "--json", "--metrics", "chrf", "--metric", "chrf"))
 
     assert result["metric"] == "chrf"
+
+
+def test_a_bart_starts_an_elmer_where_it_is_said_so(finetune, make_folder, tmp_path):
+    bart = make_folder("bart", template=None, seed=8)
+    named = shutil.copytree(bart, tmp_path / "Elmer-start")
+
+    said = finetune(f"elmer:{named}", "--json", to=tmp_path / "elmer")
+    silent = finetune(named, "--json", to=tmp_path / "bart")
+
+    kinds = [
+        json.loads((tmp_path / each / "config.json").read_text()) for each in ("elmer", "bart")
+    ]
+    assert [each["model_type"] for each in kinds] == ["elmer", "bart"]
+    assert kinds[0]["canvas_slack"] is True
+    assert result_of(said)["pairs"] == result_of(silent)["pairs"] == 8
+    assert "says that it is a BART" not in said.err
+    assert f"{named} says that it is a BART, and is read as one" in silent.err
 
 
 def test_a_finished_training_that_is_started_again_does_no_step(finetune, elmer):

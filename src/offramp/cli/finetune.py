@@ -138,7 +138,12 @@ def finetune(  # noqa: PLR0913 - one parameter for each option
     *,
     model: Annotated[
         str,
-        option("Folder or hub name of an encoder-decoder.", "Model", metavar="NAME"),
+        option(
+            "Folder or hub name of an encoder-decoder; elmer:NAME reads a BART, or ELMER's "
+            "published pre-trained weights, as an ELMER model.",
+            "Model",
+            metavar="NAME",
+        ),
     ],
     pairs: Annotated[
         list[str],
