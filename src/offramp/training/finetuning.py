@@ -3,7 +3,7 @@
 In:  a model, a tokenizer, pairs, settings. Out: the best checkpoint, and its numbers on pairs held
      out.
 Law: texts written during the training are those that ``generate`` writes: no reference reaches
-     them; killed and started again it gives the same weights
+     them; killed and started again, or divided over processes, it gives the same weights
      (tests/training/test_finetuning.py).
 Not here: metrics, which are given (offramp.evaluation.text_metrics); pre-training
      (offramp.training.pretraining).
@@ -160,14 +160,14 @@ def longest_source(settings: FinetuneSettings, config: Any) -> int:
 
 
 class ByLength(Sampler[int]):
-    """Rows in random order, those of a batch alike in length; one order for a seed and an epoch.
+    """Rows in random order, those of a step alike in length; one order for a seed and an epoch.
 
     transformers' own sampler draws from the global generator, so that a training which was resumed
     goes on in another order.
 
     Args:
         lengths: Of the rows.
-        together: Rows of a batch.
+        together: Rows of a step.
         seed: Decides the orders of all epochs.
     """
 
@@ -212,7 +212,8 @@ class PairTrainer(SafeTrainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> ByLength:
         rows = self.train_dataset if train_dataset is None else train_dataset
-        together = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        batches = self.args.gradient_accumulation_steps * self.args.world_size
+        together = self.args.train_batch_size * batches  # of a step, whoever does how many of them
         return ByLength([len(row["input_ids"]) for row in rows], together, self.args.seed)
 
     def evaluation_loop(self, *args: Any, **named: Any) -> Any:
