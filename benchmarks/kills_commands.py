@@ -63,7 +63,8 @@ def material(folder: Path) -> None:
     documents = "\n\n".join(f"{n} is a number of boats that go out to sea " * 3 for n in range(12))
     (folder / "documents.txt").write_text(documents)
     pairs = [{"source": f"word {n} {'y' * (n % 5)}", "target": f"{n} drow"} for n in range(36)]
-    (folder / "pairs.jsonl").write_text("".join(json.dumps(each) + "\n" for each in pairs))
+    for name in ("pairs.jsonl", "dev.jsonl"):
+        (folder / name).write_text("".join(json.dumps(each) + "\n" for each in pairs))
 
 
 def commands(folder: Path) -> dict[str, Command]:
@@ -116,7 +117,7 @@ def commands(folder: Path) -> dict[str, Command]:
         ),
         "finetune": Command(
             arguments=(
-                *("finetune", *elmer, *pairs, "--held-out", str(folder / "pairs.jsonl")),
+                *("finetune", *elmer, *pairs, "--held-out", str(folder / "dev.jsonl")),
                 *("--max-steps", "6", "--eval-steps", "2", "--batch-size", "4", *CPU),
             )
         ),

@@ -81,6 +81,12 @@ def test_an_elmer_model_teaches_too(distil, elmer, tmp_path):
     assert result["decoding"] == "one pass"
 
 
+def test_a_teacher_in_bart_s_format_is_read_as_elmer_where_it_is_said_so(distil, bart):
+    (result,) = distil("--json", model=f"elmer:{bart}").results
+
+    assert (result["teacher"], result["decoding"]) == (f"elmer:{bart}", "one pass")
+
+
 def test_beams_mean_nothing_to_an_elmer_teacher(distil, refused, elmer, tmp_path):
     refused(distil("--beams", 4, model=elmer), "--beams 4 means nothing to an ELMER model")
 

@@ -24,11 +24,12 @@ def pairs(write):
 
 
 @pytest.fixture
-def finetune(offramp, pairs, tmp_path):
+def finetune(offramp, pairs, write, tmp_path):
     """Run ``offramp finetune`` on the pairs."""
+    held_out = write("dev.jsonl", pairs.read_bytes())
 
     def run(*arguments, model, to=tmp_path / "out", steps=STEPS):
-        named = ("--model", model, "--pairs", pairs, "--held-out", pairs, "--output", to)
+        named = ("--model", model, "--pairs", pairs, "--held-out", held_out, "--output", to)
         return offramp("finetune", *named, *FEW, *steps, *arguments)
 
     return run

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 import typer
-from transformers import AutoModelForSeq2SeqLM
+from safetensors.torch import load_file
+from transformers import AutoModelForSeq2SeqLM, BartConfig, BartForConditionalGeneration
 
 from offramp.cli import app
 from offramp.cli.pretrain import EXAMPLE
@@ -26,6 +27,12 @@ SMALL = (
     *("--max-steps", 4, "--save-steps", 2, "--log-steps", 1, "--warmup", 0, "--device", "cpu"),
 )
 
+SIZES = {
+    *("vocab_size", "d_model", "max_position_embeddings"),
+    *(f"{part}_{what}" for part in ("encoder", "decoder") for what in ("layers", "ffn_dim")),
+    *(f"{part}_attention_heads" for part in ("encoder", "decoder")),
+    *(f"{name}_token_id" for name in ("bos", "pad", "eos")),
+}
 ACCELERATE = (
     *("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),
     *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
@@ -264,8 +271,8 @@ def other(tmp_path):
         folder = tmp_path / kind
         if kind == "llama":
             config = {"model_type": "llama"}
-        elif kind == "bart":
-            config = {"model_type": "bart"}
+        elif kind == "t5":
+            config = {"model_type": "t5"}
         else:
             config = {**config_of().to_dict(), "vocab_size": 200, "mask_token_id": 3}
         folder.mkdir()
@@ -297,7 +304,7 @@ def other(tmp_path):
         ("--recipe published --rows-per-step 8", ["--rows-per-step 8 contradicts"]),
         ("--model {nowhere}", ["is no folder"]),
         ("--model {llama}", ["decoder only"]),
-        ("--model {bart}", ["is a bart", "pre-training is for ELMER"]),
+        ("--model {t5}", ["is a t5, which cannot be read as ELMER"]),
         ("--model {small}", ["the tokenizer knows 260 tokens, the model 200"]),
     ],
 )
@@ -307,7 +314,7 @@ def test_what_cannot_be_trained_is_refused(pretrain, refused, write, other, opti
         "broken": write("broken.jsonl", '{"text": "a"}\n{"text"\n'),
         "nowhere": "/no/where",
     }
-    places |= {kind: other(kind) for kind in ("llama", "bart", "small") if kind in options}
+    places |= {kind: other(kind) for kind in ("llama", "t5", "small") if kind in options}
 
     refused(pretrain(*options.format(**places).split()), *words)
 
@@ -333,6 +340,24 @@ def test_weights_that_are_there_are_the_start(pretrain, output, tmp_path):
     assert result["random_start"] is False
     start, end = weights_of(tmp_path / "start"), weights_of(output)
     assert all(torch.allclose(end[name], start[name], atol=1e-8) for name in start)
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_a_bart_is_read_as_a_start_for_elmer(pretrain, output, tmp_path, weights):
+    kept = {name: each for name, each in config_of().to_dict().items() if name in SIZES}
+    bart = BartForConditionalGeneration(BartConfig(**kept, mask_token_id=3))
+    (bart if weights else bart.config).save_pretrained(tmp_path / "bart")
+    tokenizer_of().save_pretrained(tmp_path / "bart")
+
+    result = found(pretrain("--json", "--learning-rate", 1e-12, model=tmp_path / "bart"))
+
+    assert result["random_start"] is not weights
+    saved = json.loads((output / "config.json").read_text("utf-8"))
+    assert (saved["model_type"], saved["canvas_slack"]) == ("elmer", True)
+    if weights:
+        learned = load_file(output / "model.safetensors")
+        start = bart.state_dict()
+        assert all(torch.allclose(learned[name], start[name], atol=1e-8) for name in learned)
 
 
 def test_help_has_an_example_and_every_option_a_text(offramp):

@@ -1,6 +1,7 @@
 """``offramp evaluate --pairs`` scores what encoder-decoders write, side by side."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -228,6 +229,42 @@ def test_models_that_cannot_be_are_refused(evaluate, refused, folder, bart, elme
     refused(evaluate(models=[tmp_path]), "holds no config.json")
     refused(evaluate(models=["./nowhere"]), "is no folder, nor a hub name")
     refused(evaluate("--beams", 3, models=[elmer]), "means nothing to ELMER models")
+
+
+def test_weights_in_bart_s_format_are_read_as_elmer_s_where_it_is_said_so(evaluate, bart):
+    result = found(evaluate("--json", *QUICK, models=[bart, f"elmer:{bart}"]))
+
+    first, other = result["models"]
+    assert (first["model"], other["model"]) == (bart, f"elmer:{bart}")
+    assert first["one_pass"] is None
+    assert list(other["one_pass"]["exits"]) == ["1", "2", "3", "4"]
+    assert (first["decoding"], other["decoding"]) == ("greedy", "one pass")
+
+
+@pytest.mark.parametrize("place", ["my-ELMER", "elmer/checkpoint-3"])
+def test_a_bart_that_is_called_an_elmer_is_remarked_on(evaluate, bart, tmp_path, place):
+    named = tmp_path / place
+    shutil.copytree(bart, named)
+
+    ran = evaluate("--json", *QUICK, models=[named])
+    said = evaluate("--json", *QUICK, models=[f"elmer:{named}"])
+
+    assert ran.code == 0
+    assert ran.err == (
+        f"{named} says that it is a BART, and is read as one, token by token; if it holds ELMER's "
+        f"weights, name it elmer:{named}\n"
+    )
+    assert found(said)["models"][0]["decoding"] == "one pass"
+
+
+def test_what_cannot_be_read_as_elmer_is_refused(evaluate, refused, make_folder, folder, elmer):
+    t5 = make_folder("t5", template=None)
+
+    refused(evaluate(models=[f"elmer:{t5}"]), "is a t5, which cannot be read as ELMER")
+    refused(evaluate(models=[f"elmer:{folder}"]), "is a decoder only (llama)")
+    refused(evaluate(models=["elmer:./nowhere"]), "is no folder, nor a hub name")
+    refused(evaluate(models=["elmer:"]), "is no folder, nor a hub name")
+    assert found(evaluate("--json", *QUICK, models=[f"elmer:{elmer}"]))["rows"] == 5
 
 
 def test_files_that_cannot_be_are_refused(evaluate, refused, bart, pairs, tmp_path):

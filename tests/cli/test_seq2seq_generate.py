@@ -1,11 +1,13 @@
 """``offramp generate`` with models that read a source: ELMER in one pass, others as before."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoTokenizer, BartConfig
+from tokenizers import Tokenizer, models
+from transformers import AutoTokenizer, BartConfig, PreTrainedTokenizerFast
 
 from offramp.cli.seq2seq_loading import is_elmer
 from offramp.decoding.oneshot import OneShot
@@ -168,6 +170,41 @@ def test_published_weights_are_known_by_their_joining_head(generate, make_elmer)
     assert len(ran.results[0]["exits"]) == 8
 
 
+def test_a_bart_s_weights_write_in_one_pass_where_they_are_said_to_be_elmer_s(
+    generate, make_folder, tmp_path
+):
+    bart = make_folder("bart", template=None, seed=8)
+    model = ElmerForConditionalGeneration.from_pretrained(bart)
+    ids = AutoTokenizer.from_pretrained(bart)("a ferry", return_tensors="pt")["input_ids"]
+
+    ran = generate("a ferry", "--json", model=f"elmer:{bart}")
+
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.results[0]["tokens"] == model.generate(ids, max_new_tokens=8)[0].tolist()
+    assert (ran.results[0]["decoding"], ran.results[0]["model"]) == ("one pass", f"elmer:{bart}")
+    named = tmp_path / "elmer-pretrained"
+    shutil.copytree(bart, named)
+    plain = generate("a ferry", "--json", model=str(named))
+    assert plain.results[0]["decoding"] != "one pass"
+    assert f"name it elmer:{named}\n" in plain.err
+
+
+def test_published_pre_trained_weights_are_read_when_they_are_named_so(generate, tmp_path):
+    golden = Path(__file__).parents[1] / "golden" / "elmer" / "pre_train"
+    folder = shutil.copytree(golden, tmp_path / "elmer")
+    names = ["<s>", "<pad>", "</s>", *map(chr, range(0x4E00, 0x4E00 + 97)), "<mask>"]
+    bare = Tokenizer(models.WordLevel(dict(zip(names, range(101), strict=True)), "<pad>"))
+    special = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>"}
+    PreTrainedTokenizerFast(tokenizer_object=bare, **special).save_pretrained(folder)
+
+    said = generate(chr(0x4E05), "--json", model=f"elmer:{folder}")
+    silent = generate(chr(0x4E05), "--json", model=str(folder))
+
+    assert (said.code, said.err) == (0, "")
+    assert set(said.results[0]["exits"]) == {4}
+    assert f"name it elmer:{folder}" in silent.err
+
+
 def test_a_bart_is_no_elmer(make_folder, elmer, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bart", "dropout": "much"}')
 
@@ -177,3 +214,5 @@ def test_a_bart_is_no_elmer(make_folder, elmer, tmp_path):
     assert not is_elmer(str(tmp_path))  # a configuration that is not one
     assert not is_elmer("no/such-model")
     assert not is_elmer("./nowhere")
+    assert is_elmer(f"elmer:{make_folder('bart', template=None)}")
+    assert is_elmer("elmer:./nowhere")  # whoever loads it says what is wrong

@@ -2,8 +2,10 @@
 
 import pytest
 
+from offramp.decoding.oneshot import OneShot
 from offramp.evaluation.one_pass import one_pass_of
-from offramp.evaluation.seq2seq import Written
+from offramp.evaluation.seq2seq import Writer, WriteSettings, Written
+from small_seq2seq import elmer_of
 
 
 def written(exits, *, canvas_length=4, positions=12.0):
@@ -33,6 +35,15 @@ def test_empty_texts_have_no_exits_but_a_canvas():
     assert found.mean_exit == 0
     assert found.used == 0
     assert found.run == 1
+
+
+def test_passes_that_refine_a_text_are_run_like_the_first(byte_tokenizer):
+    model = elmer_of(vocab_size=3 + 256, max_position_embeddings=64)
+
+    for steps in (0, 1, 2):
+        settings = WriteSettings(decoding=OneShot(refine_steps=steps))
+        texts = Writer(model, byte_tokenizer, settings).write_all(["a ferry"])
+        assert one_pass_of(texts, depth=4).run == 1 + steps
 
 
 def test_texts_of_another_kind_have_none():

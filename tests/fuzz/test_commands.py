@@ -38,6 +38,7 @@ def material(make_folder, make_elmer, tmp_path_factory):
     (place / "prompts.txt").write_text("a ferry\nthe sea\n")
     lines = [json.dumps({"source": f"the word {n}", "target": f"word {n}"}) for n in range(12)]
     (place / "pairs.jsonl").write_text("\n".join(lines) + "\n")
+    (place / "dev.jsonl").write_text("\n".join(lines) + "\n")
     return {"lm": make_folder(), "elmer": make_elmer(), "place": place}
 
 
@@ -61,7 +62,7 @@ def commands(material):
         "finetune": {
             "model": material["elmer"],
             "pairs": pairs,
-            "held-out": pairs,
+            "held-out": place / "dev.jsonl",
             "output": "tuned",
             **step,
         },

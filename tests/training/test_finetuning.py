@@ -1,5 +1,7 @@
 """Fine-tuning on pairs: it learns, goes on where it stopped, and keeps the best."""
 
+import os
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -11,6 +13,8 @@ from offramp.models.elmer import ElmerConfig, ElmerForConditionalGeneration
 from offramp.training import finetuning
 from offramp.training.finetuning import Pair, finetune, pairs_of, tokenised
 from offramp.training.finetuning_settings import FinetuneSettings
+from small_pretraining import elmer_of, tokenizer_of
+from small_training import curve, finished, weights_of
 
 WORDS = ["ab", "ba", "abb", "bab", "aab", "bba", "abab", "b"]
 PAIRS = [Pair(word, (word[::-1],)) for word in WORDS]
@@ -190,6 +194,47 @@ def test_a_stopped_training_gives_the_weights_of_one_that_was_not(tmp_path, toke
         assert torch.equal(resumed.model.state_dict()[name], weight), name
 
 
+def divided(arguments):
+    """Fine-tune, in one process of several or alone, and leave the weights beside the folder."""
+    model, folder = elmer_of(**arguments["model"], dropout=0.0), arguments["folder"]
+    generator = torch.Generator().manual_seed(0)
+    sizes = torch.randint(1, 9, (56,), generator=generator).tolist()
+    pairs = [Pair("ab" * size, ("ba" * size,)) for size in sizes]
+    trainer = finetune(
+        model,
+        tokenizer_of(),
+        pairs=pairs,
+        held_out=pairs[:8],
+        output=folder,
+        settings=settings_of(**arguments["settings"], max_target=64, metric="exact"),
+        metrics=exact,
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    torch.save(weights_of(trainer.model), f"{folder}.{os.environ.get('RANK', 0)}.pt")
+
+
+def test_two_processes_give_the_curve_and_the_weights_of_one(tmp_path):
+    """Without dropout and a plain head's canvas, which each process draws for itself."""
+    model = {"output_head": "ctc", "canvas_ratio": 2.0}
+    common = {"max_steps": 10, "eval_steps": 5, "log_steps": 1}
+
+    for name, size, processes in (("one", 8, 1), ("two", 4, 2)):
+        settings = {**common, "batch_size": size}
+        asked = {"folder": str(tmp_path / name), "model": model, "settings": settings}
+        with finished({**asked, "target": divided}, processes):
+            pass
+
+    one, two, second = (
+        torch.load(tmp_path / name, weights_only=True)
+        for name in ("one.0.pt", "two.0.pt", "two.1.pt")
+    )
+    for left, right in zip(curve(tmp_path / "one"), curve(tmp_path / "two"), strict=True):
+        assert left == pytest.approx(right, rel=1e-4)
+    torch.testing.assert_close(two, second, rtol=0, atol=0)
+    torch.testing.assert_close(one, two, rtol=0, atol=1e-4)
+
+
 def test_another_training_in_the_same_folder_is_refused(tmp_path, tokenizer):
     trained(tokenizer, tmp_path, max_steps=3, seed=1)
     with pytest.raises(CheckpointError, match="another training: its seed is 1, not 2"):
@@ -256,17 +301,45 @@ def test_no_improvement_ends_the_training(tmp_path, tokenizer):
     assert trainer.state.global_step == 6
 
 
-def test_long_targets_are_left_out_and_long_sources_cut(tokenizer):
-    pairs = [Pair("a" * 50, ("b",)), Pair("a", ("b" * 50,))]
-    rows, lost = tokenised(pairs, tokenizer, settings_of(max_source=10))
+def test_long_targets_are_left_out_and_counted(tokenizer):
+    pairs = [Pair("a", ("b",)), Pair("a", ("b" * 50,))]
+    rows, lost = tokenised(pairs, tokenizer, settings_of())
 
-    assert [len(row["input_ids"]) for row in rows] == [10]
+    assert len(rows) == 1
     assert lost == (
         "1 of 2 pairs left out: 1 with a target of more than 8 tokens (raise max_target)"
     )
     assert tokenised(pairs[:1], tokenizer, settings_of())[1] == ""
     with pytest.raises(InputError, match="2 of 2 pairs left out: 2 with a target of more than 8"):
         tokenised(pairs[1:] * 2, tokenizer, settings_of())
+
+
+def test_long_sources_are_cut_and_counted(tokenizer):
+    pairs = [Pair("a" * size, ("b",)) for size in (8, 9, 10, 50)]  # and an end token
+
+    rows, told = tokenised(pairs, tokenizer, settings_of(max_source=10), name="held-out pairs")
+
+    assert [len(row["input_ids"]) for row in rows] == [9, 10, 10, 10]
+    assert told == (
+        "2 of 4 held-out pairs with a source of more than 10 tokens, which is cut (raise "
+        "max_source)"
+    )
+    assert tokenised(pairs[:2], tokenizer, settings_of(max_source=10))[1] == ""
+
+
+@pytest.mark.parametrize("max_source", [32, 256])
+def test_of_sources_that_are_longer_than_the_model_it_is_told_that_it_reads_no_more(
+    tmp_path, tokenizer, caplog, max_source
+):
+    pairs = [*PAIRS, Pair("ab" * 40, ("ba",))]
+
+    trained(tokenizer, tmp_path, pairs=pairs, max_source=max_source, max_steps=3)
+
+    assert caplog.messages == [
+        f"1 of 9 {name} with a source of more than 32 tokens, which is cut (the model reads no "
+        "more)"
+        for name in ("pairs", "held-out pairs")
+    ]
 
 
 @pytest.mark.parametrize("kind", ["ctc", "dag"])

@@ -77,7 +77,13 @@ Beams = Annotated[
 def distill_data(  # noqa: PLR0913 - one parameter for each option
     *,
     model: Annotated[
-        str, option("Folder or hub name of an encoder-decoder: the teacher.", PAIRS, metavar="NAME")
+        str,
+        option(
+            "Folder or hub name of an encoder-decoder: the teacher; elmer:NAME reads weights in "
+            "BART's format as an ELMER model.",
+            PAIRS,
+            metavar="NAME",
+        ),
     ],
     pairs: Annotated[
         Path,

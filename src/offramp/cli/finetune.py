@@ -4,6 +4,7 @@ Only this module and what it imports first is read for ``--help``; torch and tra
 offramp.cli.finetuning.
 """
 
+import os
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -23,6 +24,8 @@ EXAMPLE = (
     "Example: offramp finetune --model my-elmer --pairs train.jsonl --held-out dev.jsonl "
     "--metrics rouge --metric rougeL --output my-summaries"
 )
+TRAIN = "train"
+"""The part of a data set that is read where none is named."""
 PAIRS, EVALUATION = "Pairs", "Evaluation while training"
 PANELS = {
     **dict.fromkeys(("max_source", "max_target"), PAIRS),
@@ -51,7 +54,9 @@ class Finetuning:
 
     model: str
     pairs: tuple[str, ...]
+    split: str
     held_out: str
+    held_out_split: str
     target_files: tuple[Path, ...]
     source_column: str
     target_column: str
@@ -69,6 +74,7 @@ class Finetuning:
     verbose: bool
 
     def __post_init__(self) -> None:
+        self._check_held_out()
         if self.target_files and len(self.target_files) != len(self.pairs) + 1:
             raise ConfigError(
                 f"--target-file is given {len(self.target_files)} times; give one for each --pairs "
@@ -81,6 +87,23 @@ class Finetuning:
                 "try --metrics rouge"
             )
         self._check_gates()
+
+    def _check_held_out(self) -> None:
+        splits = {"split": self.split, "held_out_split": self.held_out_split}
+        for name, value in splits.items():
+            if self.target_files and value != TRAIN:
+                raise ConfigError(
+                    f"{flag(name)} {value} is for data sets and folders, and --target-file for "
+                    "files of lines; leave one of them out"
+                )
+        ours = {os.path.realpath(os.path.expanduser(each)) for each in self.pairs}
+        held_out = os.path.realpath(os.path.expanduser(self.held_out))
+        if held_out in ours and self.split == self.held_out_split:
+            raise ConfigError(
+                f"--held-out {self.held_out} is among --pairs, so that nothing would be held out; "
+                "name other pairs, or another part of a data set or folder by --held-out-split "
+                "validation"
+            )
 
     @property
     def wants_gates(self) -> bool:
@@ -115,14 +138,19 @@ def finetune(  # noqa: PLR0913 - one parameter for each option
     *,
     model: Annotated[
         str,
-        option("Folder or hub name of an encoder-decoder.", "Model", metavar="NAME"),
+        option(
+            "Folder or hub name of an encoder-decoder; elmer:NAME reads a BART, or ELMER's "
+            "published pre-trained weights, as an ELMER model.",
+            "Model",
+            metavar="NAME",
+        ),
     ],
     pairs: Annotated[
         list[str],
         option(
             "What to train on: a file (.jsonl, .json, .csv, .parquet) with columns source and "
-            "target, a data set of the hub, or lines of text with --target-file. Several are "
-            "joined.",
+            "target, a folder of them, a data set of the hub, or lines of text with --target-file. "
+            "Several are joined.",
             PAIRS,
             metavar="SOURCE",
         ),
@@ -145,6 +173,12 @@ def finetune(  # noqa: PLR0913 - one parameter for each option
     ] = None,
     source_column: Annotated[str, option("Column of sources.", PAIRS)] = "source",
     target_column: Annotated[str, option("Column of targets.", PAIRS)] = "target",
+    split: Annotated[
+        str, option("Part of each --pairs data set or folder.", PAIRS, metavar="NAME")
+    ] = TRAIN,
+    held_out_split: Annotated[
+        str, option("Part of the --held-out data set or folder.", PAIRS, metavar="NAME")
+    ] = TRAIN,
     from_scratch: Annotated[
         bool,
         option(
@@ -210,7 +244,9 @@ def finetune(  # noqa: PLR0913 - one parameter for each option
     asked = Finetuning(
         model=model,
         pairs=tuple(pairs),
+        split=split,
         held_out=held_out,
+        held_out_split=held_out_split,
         target_files=tuple(target_file or ()),
         source_column=source_column,
         target_column=target_column,

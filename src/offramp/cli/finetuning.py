@@ -20,7 +20,7 @@ from offramp.cli.loading import device_of
 from offramp.cli.output import Interrupted
 from offramp.cli.publish import push
 from offramp.cli.quiet import data_bars_on_terminals_only, memory_named, quiet
-from offramp.cli.seq2seq_loading import find_source
+from offramp.cli.seq2seq_loading import bare_name, find_source
 from offramp.cli.show import remark, show_json, show_text
 from offramp.errors import CheckpointError, ConfigError, InputError, first_line
 from offramp.evaluation.seq2seq import WriteSettings
@@ -98,12 +98,13 @@ def _save(asked: Finetuning, model: Any, tokenizer: Any) -> None:
 
 def _pairs(asked: Finetuning) -> tuple[list[Pair], list[Pair]]:
     names = {"source": asked.source_column, "target": asked.target_column}
-    sources = (*asked.pairs, asked.held_out)
     if asked.target_files:
-        files = zip(sources, asked.target_files, strict=True)
+        files = zip((*asked.pairs, asked.held_out), asked.target_files, strict=True)
         rows = [_aligned(Path(ours), theirs, asked) for ours, theirs in files]
     else:
-        rows = [open_source(each, split="train", streaming=False).rows("text") for each in sources]
+        parts = [(each, asked.split) for each in asked.pairs]
+        parts.append((asked.held_out, asked.held_out_split))
+        rows = [open_source(each, split=part, streaming=False).rows("text") for each, part in parts]
     return (
         pairs_of(chain(*rows[:-1]), **names, name=" and ".join(asked.pairs)),
         pairs_of(rows[-1], **names, name=asked.held_out),
@@ -140,9 +141,15 @@ def _loaded(asked: Finetuning) -> tuple[Any, Any]:
 
     Raises:
         CheckpointError: There is no such model, or it cannot be read.
+        ConfigError: ``elmer:`` says whose weights they are, and none shall be read.
     """
+    if asked.from_scratch and bare_name(asked.model) != asked.model:
+        raise ConfigError(
+            f"--model {asked.model} says how weights are read, --from-scratch reads none; write "
+            '"model_type": "elmer" into the config.json instead'
+        )
     if not asked.from_scratch:
-        folder = Path(asked.model)
+        folder = Path(bare_name(asked.model))
         weights = (*folder.glob("*.safetensors*"), *folder.glob("*.bin*"))
         if (folder / "config.json").is_file() and not weights:
             raise CheckpointError(

@@ -28,7 +28,7 @@ def generate(  # noqa: PLR0913 - one parameter for each option
     parquet: options.PromptParquet = None,
     chat: options.Chat = None,
     system: options.System = None,
-    model: options.Model = None,
+    model: seq2seq_options.Model = None,
     exits_from: options.ExitsFrom = None,
     contrast: options.ContrastPair = None,
     alpha: options.Alpha = None,

@@ -71,8 +71,9 @@ def pretrain(  # noqa: PLR0913 - one parameter for each option
     model: Annotated[
         str,
         option(
-            "Folder or hub name of an ELMER model: config.json and tokenizer, and the weights to "
-            "start from; without weights it starts from random ones.",
+            "Folder or hub name of an ELMER model, or of a BART, which is read as one: config.json "
+            "and tokenizer, and the weights to start from; without weights it starts from random "
+            "ones.",
             "Model",
             metavar="NAME",
         ),

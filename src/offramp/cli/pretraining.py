@@ -34,6 +34,7 @@ from offramp.errors import CheckpointError, ConfigError, first_line
 from offramp.evaluation.seq2seq import WriteSettings
 from offramp.models.checkpoint import find_file
 from offramp.models.elmer import ElmerForConditionalGeneration
+from offramp.models.elmer.published import published_config
 from offramp.models.files import moved_whole
 from offramp.training.checkpoints import last_checkpoint
 from offramp.training.pretraining import FREE, pretrain
@@ -124,6 +125,9 @@ def _train(asked: Pretraining, state: PartialState) -> dict[str, Any]:
 def load_or_make(name: str, *, seed: int) -> tuple[Loaded, bool]:
     """Load an ELMER model, or make one of a configuration that has no weights beside it.
 
+    A BART is read as one: nothing tells ELMER's published pre-trained weights from it, and it is a
+    start for ELMER as well.
+
     Args:
         name: Folder or hub name.
         seed: Of random weights.
@@ -135,18 +139,12 @@ def load_or_make(name: str, *, seed: int) -> tuple[Loaded, bool]:
         CheckpointError: There is no such model, or it cannot be read.
         ConfigError: It is another kind of model.
     """
-    source = find_source(name)
-    if not source.one_pass:
-        kind = AutoConfig.from_pretrained(source.place).model_type
-        raise ConfigError(
-            f"--model {name} is a {kind}; pre-training is for ELMER, whose config.json says "
-            '"model_type": "elmer"'
-        )
+    source = find_source(name, as_elmer=True)
     if any(find_file(source.place, each, {}) is not None for each in WEIGHTS):
         writer = source.load(WriteSettings(), dtype="float32", device="cpu")
         return Loaded(model=writer.model, tokenizer=writer.tokenizer, name=name), False
     try:
-        config = AutoConfig.from_pretrained(source.place)
+        config = published_config(source.place, {}) or AutoConfig.from_pretrained(source.place)
         tokenizer = AutoTokenizer.from_pretrained(source.place)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(

@@ -1,7 +1,8 @@
 """Load the encoder-decoders that a command names, and make of the options how each writes.
 
 In:  names and settings. Out: writers.
-Law: what cannot read a source is refused before it is loaded (tests/cli/test_seq2seq.py).
+Law: what cannot read a source is refused before it is loaded; weights in BART's format are those of
+     a BART, unless their names or the user say that they are ELMER's (tests/cli/test_seq2seq.py).
 Not here: models that answer from exits (offramp.cli.loading).
 """
 
@@ -13,6 +14,7 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer
 
 from offramp.cli.loading import HUB_NAME, device_of
+from offramp.cli.show import remark
 from offramp.decoding.oneshot import CANVAS_RULES, OneShot
 from offramp.errors import CheckpointError, ConfigError, OfframpError, first_line
 from offramp.evaluation.seq2seq import Writer, WriteSettings
@@ -22,6 +24,9 @@ from offramp.models.elmer import ElmerForConditionalGeneration
 from offramp.models.elmer.published import published_config
 from offramp.models.shipped import shipped_folder
 
+AS_ELMER = "elmer:"
+"""Before a model's name: what has BART's format is to be read as ELMER."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
@@ -29,8 +34,9 @@ class Source:
 
     Attributes:
         name: What the user named.
-        place: Where it lies: the name, but the folder of a model that is shipped.
-        one_pass: Whether it is an ELMER model, ours or a published one.
+        place: Where it lies: the name without ``elmer:``, but the folder of a model that is
+            shipped.
+        one_pass: Whether it is an ELMER model, ours, a published one, or what is read as such.
         auto: What the dtype ``"auto"`` means; that of the file, but float32 for models that are
             shipped: their files are rounded to be small, and not every processor is fast with that.
     """
@@ -80,18 +86,19 @@ class Source:
             raise CheckpointError(f"cannot load {self.name!r}: {first_line(error)}") from error
 
 
-def find_source(name: str) -> Source:
+def find_source(name: str, *, as_elmer: bool = False) -> Source:
     """Look at the configuration of a model that shall read sources.
 
     Args:
-        name: Folder or hub name.
+        name: Folder or hub name; with ``elmer:`` before it, it is read as an ELMER model.
+        as_elmer: Read it so without that.
 
     Raises:
         CheckpointError: There is none.
-        ConfigError: It is a decoder only.
+        ConfigError: It is a decoder only, or cannot be read as an ELMER model.
     """
     place = _place_of(name)
-    if not os.path.isdir(place) and not HUB_NAME.fullmatch(name):
+    if not os.path.isdir(place) and not HUB_NAME.fullmatch(place):
         raise CheckpointError(
             f"--model {name!r} is no folder, nor a hub name such as owner/name; check the path"
         )
@@ -105,12 +112,30 @@ def find_source(name: str) -> Source:
             f"--model {name} is a decoder only ({config.model_type}), which reads no "
             "source; give --pairs an encoder-decoder such as ELMER, BART or T5"
         )
-    auto = "auto" if place == name else "float32"
-    return Source(name=name, place=place, one_pass=_is_elmer(place, config), auto=auto)
+    auto = "auto" if place == bare_name(name) else "float32"
+    if as_elmer or bare_name(name) != name:
+        if config.model_type not in ("bart", "elmer"):
+            raise ConfigError(
+                f"--model {name} is a {config.model_type}, which cannot be read as ELMER; name "
+                "weights in the format of ELMER or BART"
+            )
+        return Source(name=name, place=place, one_pass=True, auto=auto)
+    return Source(name=name, place=place, one_pass=_is_elmer(name, place, config), auto=auto)
+
+
+def bare_name(name: str) -> str:
+    """Give the name of a model without ``elmer:``.
+
+    Example:
+        >>> bare_name("elmer:RUCAIBox/elmer"), bare_name("elmer-g2p")
+        ('RUCAIBox/elmer', 'elmer-g2p')
+    """
+    return name if os.path.isdir(name) else name.removeprefix(AS_ELMER)
 
 
 def _place_of(name: str) -> str:
-    """Give the folder of a model that is shipped, and any other name as it is."""
+    """Give the folder of a model that is shipped, and any other name without ``elmer:``."""
+    name = bare_name(name)
     if os.path.isdir(name):
         return name
     return str(shipped_folder(name) or name)
@@ -120,16 +145,18 @@ def is_elmer(name: str | None) -> bool:
     """Tell whether a name is that of an ELMER model; what cannot be read is none.
 
     Args:
-        name: Folder or hub name, or None.
+        name: Folder or hub name, or None; with ``elmer:`` before it, it is meant to be one.
     """
     if name is None:
         return False
-    name = _place_of(name)
-    if not os.path.isdir(name) and not HUB_NAME.fullmatch(name):
+    if bare_name(name) != name:
+        return True
+    place = _place_of(name)
+    if not os.path.isdir(place) and not HUB_NAME.fullmatch(place):
         return False
     try:
-        return find_file(name, "config.json", {}) is not None and _is_elmer(
-            name, _configuration(name)
+        return find_file(place, "config.json", {}) is not None and _is_elmer(
+            name, place, _configuration(place)
         )
     except (OfframpError, OSError, ValueError):
         return False  # whoever loads it will say what is wrong
@@ -172,9 +199,21 @@ def _configuration(name: str) -> Any:
         raise CheckpointError(f"cannot load {name!r}: {first_line(error)}") from error
 
 
-def _is_elmer(name: str, config: Any) -> bool:
-    """Tell ELMER from BART, whose configuration the published fine-tuned weights have."""
+def _is_elmer(name: str, place: str, config: Any) -> bool:
+    """Tell ELMER from BART, whose configuration the published weights have.
+
+    The fine-tuned ones hold a matrix that no BART has. The pre-trained ones cannot be told from a
+    BART: what is called an ELMER is then remarked on.
+    """
     if config.model_type != "bart":
         return bool(config.model_type == "elmer")
-    found = published_config(name, {})
-    return found is not None and bool(found.soft_exit)
+    found = published_config(place, {})
+    if found is not None and found.soft_exit:
+        return True
+    called = f"{name} {os.path.basename(os.path.realpath(place))}".lower()
+    if "elmer" in called and os.environ.get("RANK", "0") == "0":
+        remark(
+            f"{name} says that it is a BART, and is read as one, token by token; if it holds "
+            f"ELMER's weights, name it {AS_ELMER}{name}"
+        )
+    return False

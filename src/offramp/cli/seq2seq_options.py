@@ -69,6 +69,16 @@ CollapseRepeats = Annotated[
     ),
 ]
 
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Folder or hub name; without it the embedded SmolLM2-135M-Instruct. A plain "
+        "checkpoint gets a direct exit after every block, one with exits keeps its own. elmer:NAME "
+        "reads weights in BART's format as an ELMER model.",
+        rich_help_panel=options.EXITS,
+    ),
+]
 Models = Annotated[
     list[str] | None,
     typer.Option(
@@ -77,7 +87,7 @@ Models = Annotated[
         help="Folder or hub name; without it the embedded SmolLM2-135M-Instruct. A plain "
         "checkpoint gets a direct exit after every block, one with exits keeps its own. With "
         "--pairs an encoder-decoder, and several of them: the first is what others are compared "
-        "with.",
+        "with; elmer:NAME reads weights in BART's format as an ELMER model.",
         rich_help_panel=options.EXITS,
     ),
 ]

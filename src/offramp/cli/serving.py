@@ -13,7 +13,7 @@ from pathlib import Path
 
 from offramp.cli.loading import load
 from offramp.cli.quiet import memory_named, quiet
-from offramp.cli.seq2seq_loading import find_source, is_elmer
+from offramp.cli.seq2seq_loading import bare_name, find_source, is_elmer
 from offramp.cli.serve import Serving
 from offramp.cli.show import remark, show_json, show_text
 from offramp.errors import ConfigError
@@ -78,7 +78,7 @@ def _host(name: str | None, settings: Serving) -> Host:
     if name is not None and is_elmer(name):
         source = find_source(name)
         writer = source.load(WriteSettings(), dtype=settings.dtype, device=settings.device)
-        return ElmerHost(_called(name), writer.model, tokenizer=writer.tokenizer)
+        return ElmerHost(_called(bare_name(name)), writer.model, tokenizer=writer.tokenizer)
     loaded = load(name, dtype=settings.dtype, device=settings.device, exits=settings.exits_from)
     if loaded.model.config.is_encoder_decoder:
         raise ConfigError(

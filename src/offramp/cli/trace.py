@@ -126,7 +126,7 @@ def trace(  # noqa: PLR0913 - one parameter for each option
     load: Load = None,
     chat: TracedChat = False,
     system: options.System = None,
-    model: options.Model = None,
+    model: seq2seq_options.Model = None,
     exits_from: options.ExitsFrom = None,
     exits: Exits = None,
     window: Window = None,

@@ -22,7 +22,7 @@ class OnePass:
         canvas_length: Places of a canvas, in the mean.
         used: Share of the places that became tokens.
         run: Positions that layers were run for, by those of one pass without exits; above 1 where
-            several lengths are tried. Passes that refine a text are not counted.
+            several lengths are tried or a text is refined, since every pass is counted.
     """
 
     exits: dict[int, int]

@@ -3,7 +3,7 @@
 In:  a model, a tokenizer, pairs, settings. Out: the best checkpoint, and its numbers on pairs held
      out.
 Law: texts written during the training are those that ``generate`` writes: no reference reaches
-     them; killed and started again it gives the same weights
+     them; killed and started again, or divided over processes, it gives the same weights
      (tests/training/test_finetuning.py).
 Not here: metrics, which are given (offramp.evaluation.text_metrics); pre-training
      (offramp.training.pretraining).
@@ -13,7 +13,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -104,16 +104,13 @@ def tokenised(
         name: Of the pairs, in the plural.
 
     Returns:
-        Rows, and a line about what is missing; empty if nothing is.
+        Rows, and a line about what is missing or cut; empty if nothing is.
 
     Raises:
         InputError: All are left out.
     """
-    sources = tokenizer(
-        [each.source for each in pairs],
-        truncation=True,
-        max_length=longest_source(settings, config),
-    )["input_ids"]
+    longest = longest_source(settings, config)
+    sources, shortened = _sources([each.source for each in pairs], tokenizer, longest)
     targets = tokenizer(text_target=[each.targets[0] for each in pairs])["input_ids"]
     rows = [
         {"input_ids": source, "labels": target}
@@ -133,12 +130,27 @@ def tokenised(
     lines = [f"{sum(why.values())} of {len(pairs)} {name} left out: {told}"] if told else []
     if not rows:
         raise InputError(lines[0])
+    if shortened:
+        more = longest_source(replace(settings, max_source=longest + 1), config) > longest
+        remedy = "raise max_source" if more else "the model reads no more"
+        lines.append(
+            f"{shortened} of {len(pairs)} {name} with a source of more than {longest} tokens, "
+            f"which is cut ({remedy})"
+        )
     if cut:
         lines.append(
             f"{cut} of {len(pairs)} {name} with a target longer than the canvas that its source "
             f"gives, where the text will be cut ({REMEDY})"
         )
     return rows, "; ".join(lines)
+
+
+def _sources(texts: Sequence[str], tokenizer: Any, longest: int) -> tuple[list[list[int]], int]:
+    """Turn sources into tokens, and count those that were cut."""
+    found = tokenizer(list(texts), truncation=True, max_length=longest)["input_ids"]
+    full = [text for text, ids in zip(texts, found, strict=True) if len(ids) == longest]
+    whole = tokenizer(full, verbose=False)["input_ids"] if full else []
+    return found, sum(len(ids) > longest for ids in whole)
 
 
 def longest_source(settings: FinetuneSettings, config: Any) -> int:
@@ -148,14 +160,14 @@ def longest_source(settings: FinetuneSettings, config: Any) -> int:
 
 
 class ByLength(Sampler[int]):
-    """Rows in random order, those of a batch alike in length; one order for a seed and an epoch.
+    """Rows in random order, those of a step alike in length; one order for a seed and an epoch.
 
     transformers' own sampler draws from the global generator, so that a training which was resumed
     goes on in another order.
 
     Args:
         lengths: Of the rows.
-        together: Rows of a batch.
+        together: Rows of a step.
         seed: Decides the orders of all epochs.
     """
 
@@ -200,7 +212,8 @@ class PairTrainer(SafeTrainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> ByLength:
         rows = self.train_dataset if train_dataset is None else train_dataset
-        together = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        batches = self.args.gradient_accumulation_steps * self.args.world_size
+        together = self.args.train_batch_size * batches  # of a step, whoever does how many of them
         return ByLength([len(row["input_ids"]) for row in rows], together, self.args.seed)
 
     def evaluation_loop(self, *args: Any, **named: Any) -> Any:

@@ -35,7 +35,7 @@ class FinetuneSettings:
         metric: Which number decides which checkpoint is the best; its sign tells the direction:
             -loss is better when lower, rougeL when higher.
         patience: Stop after so many evaluations without a better one; 0 never.
-        max_source: Tokens of a source, more are cut.
+        max_source: Tokens of a source, more are cut and such pairs counted.
         max_target: Tokens of a target, pairs with more are left out of the training and counted.
         log_steps: Steps between lines of the log.
         keep: Checkpoints that are kept, the best beside them.

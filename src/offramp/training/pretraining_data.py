@@ -1,12 +1,16 @@
 """Corrupt rows as they are read, and pad them into batches.
 
 In:  rows of tokens, stored or streamed. Out: batches of corrupted sources, clean targets, and the
-     exit of each target token.
+     exit of each place of their canvases.
 Law: what a row becomes depends on the seed, the epoch and the row's number, and neither on workers
      nor on processes, order or batch mates (tests/training/test_pretraining.py).
 Not here: where rows come from (offramp.training.pretraining_text), noise (offramp.training.noise).
 Source: Li et al. 2022, "ELMER", arXiv:2210.13304, section 3.4. Differs from the released code: that
-     trained on ten copies that were corrupted beforehand.
+     trained on ten copies that were corrupted beforehand, on canvases of just the target's length,
+     so that the end token was always the last. Here a canvas is as long as something between that
+     and the size that its source gives, unless ``canvas_slack`` is off; the exits of the places
+     behind the target are drawn like the others, since places that never leave would tell where the
+     target ends.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,14 +22,13 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from offramp.errors import CheckpointError, ConfigError, InputError
+from offramp.models.elmer import ElmerConfig
+from offramp.models.elmer.canvas import NO_PLACE, drawn_sizes
 from offramp.training.data import Collator
 from offramp.training.noise import Fill, corrupt, draw_exits, row_generator
 from offramp.training.packing import Tokens
 from offramp.training.pretraining_settings import Noise
 from offramp.training.pretraining_text import Lexicon, lexicon_of
-
-EXIT_OF_PADDING = 1
-"""Where there is no target token there is no place on the canvas; any exit will do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +39,8 @@ class Corruptor:
         lexicon: What is known of the tokens.
         noise: How much is corrupted.
         mask: The mask token.
-        depth: Blocks of the decoder, among whose exits is drawn; None draws no exits.
+        config: Of an ELMER model, for the exits of its decoder and the sizes of its canvases; None
+            draws neither.
         longest: Text that fits, in tokens.
         seed: Decides everything that is drawn.
     """
@@ -44,12 +48,12 @@ class Corruptor:
     lexicon: Lexicon
     noise: Noise
     mask: int
-    depth: int | None
+    config: ElmerConfig | None
     longest: int
     seed: int
 
     def __call__(self, tokens: Sequence[int], *, epoch: int, row: int) -> Tokens:
-        """Give ``input_ids``, ``labels`` and, where exits are drawn, ``exits``.
+        """Give ``input_ids``, ``labels`` and, where exits are drawn, ``exits`` of a whole canvas.
 
         Args:
             tokens: Text, without the special tokens around it.
@@ -78,9 +82,13 @@ class Corruptor:
             "input_ids": [*lexicon.before, *source, *lexicon.after],
             "labels": [*lexicon.before, *clean.tolist(), *lexicon.target_after],
         }
-        if self.depth is not None:
-            size = len(exercise["labels"])
-            exits = draw_exits(batch=1, canvas=size, depth=self.depth, generator=generator)
+        if self.config is not None:
+            read, written = (
+                torch.tensor([len(exercise[name])]) for name in ("input_ids", "labels")
+            )
+            size = int(drawn_sizes(self.config, read, written, generator))
+            depth = self.config.decoder_layers
+            exits = draw_exits(batch=1, canvas=size, depth=depth, generator=generator)
             exercise["exits"] = exits[0].tolist()
         return exercise
 
@@ -122,10 +130,13 @@ def corruptor_for(config: Any, tokenizer: Any, *, noise: Noise, seed: int) -> Co
             f"mask_token_id {mask} of the model is {token!r} in texts; add a mask token to the "
             "tokenizer, and write its number and the new vocab_size into the model's config.json"
         )
-    depth = config.decoder_layers if config.output_head == "plain" else None
-    longest = config.max_position_embeddings - lexicon.framing
     return Corruptor(
-        lexicon=lexicon, noise=noise, mask=mask, depth=depth, longest=longest, seed=seed
+        lexicon=lexicon,
+        noise=noise,
+        mask=mask,
+        config=config if config.output_head == "plain" else None,
+        longest=config.max_position_embeddings - lexicon.framing,
+        seed=seed,
     )
 
 
@@ -194,5 +205,5 @@ class ExerciseCollator(Collator):
         """Give ``input_ids``, ``attention_mask``, ``labels`` and, if rows have them, ``exits``."""
         batch: dict[str, Tensor] = dict(super().__call__(rows))
         if "exits" in rows[0]:
-            batch["exits"] = self._padded([row["exits"] for row in rows], EXIT_OF_PADDING)
+            batch["exits"] = self._padded([row["exits"] for row in rows], NO_PLACE)
         return batch

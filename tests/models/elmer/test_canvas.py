@@ -16,6 +16,7 @@ from offramp.models.elmer.canvas import (
     places_of,
     source_sizes,
     spread_over,
+    told_sizes,
 )
 
 numbers = st.lists(st.integers(1, 40), min_size=1, max_size=5)
@@ -93,14 +94,33 @@ def test_a_mask_with_gaps_or_of_another_size_is_refused():
             places_of(canvas, torch.tensor(mask))
 
 
-def test_exits_that_there_are_not_are_refused_but_not_where_there_is_no_label():
+def test_exits_that_there_are_not_are_refused_and_places_without_one_leave_at_the_last():
     labels = torch.tensor([[5, -100]])
     places = torch.ones(1, 3, dtype=torch.bool)
 
-    assert laid_exits(torch.tensor([[4, 9]]), labels, places, depth=4).tolist() == [[4, 9, 1]]
-    for exit in (0, 5):
-        with pytest.raises(InputError, match=f"exits must be from 1 to 4, got {exit}"):
-            laid_exits(torch.tensor([[exit, 1]]), labels, places, depth=4)
+    assert laid_exits(torch.tensor([[4, 2]]), labels, places, depth=4).tolist() == [[4, 2, 4]]
+    assert laid_exits(torch.tensor([[1, 0, 3, 2]]), labels, places, depth=4).tolist() == [[1, 4, 3]]
+    for exits in ([0, 1], [5, 1], [1, 5], [1, -1], [0]):
+        wrong = next(each for each in exits if each != 1)
+        with pytest.raises(InputError, match=f"exits must be from 1 to 4, got {wrong}"):
+            laid_exits(torch.tensor([exits]), labels, places, depth=4)
+
+
+def test_a_target_token_without_an_exit_is_refused():
+    labels, places = torch.tensor([[5, 2]]), torch.ones(1, 2, dtype=torch.bool)
+
+    with pytest.raises(InputError, match="exits must be from 1 to 4, got 0"):
+        laid_exits(torch.tensor([[3]]), labels, places, depth=4)
+
+
+def test_a_canvas_has_a_place_for_each_exit_or_without_slack_for_the_target_alone():
+    exits, targets = (
+        torch.tensor([[1, 4, 2, 0], [3, 2, 1, 1], [4, 0, 0, 0]]),
+        torch.tensor([2, 4, 3]),
+    )
+
+    assert told_sizes(config_of(), exits, targets).tolist() == [3, 4, 3]
+    assert told_sizes(config_of(canvas_slack=False), exits, targets).tolist() == [2, 4, 3]
 
 
 @given(

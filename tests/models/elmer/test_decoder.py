@@ -86,16 +86,19 @@ def test_what_is_no_place_of_a_canvas_reaches_nothing():
 @given(seed=st.integers(0, 999))
 def test_exits_in_training_equal_brute_force(soft, seed):
     model = shared(soft_exit=soft)
-    lengths = (7, 4, 1)
+    lengths, canvases = (7, 4, 1), (7, 6, 9)
     ids, mask = sources([5, 2, 3])
     labels = torch.full((3, 7), 5).masked_fill(~mask_of(torch.tensor(lengths)), -100)
     generator = torch.Generator().manual_seed(seed)
-    exits = torch.randint(1, 5, (3, 7), generator=generator)
+    exits = torch.randint(1, 5, (3, 9), generator=generator)
+    exits *= mask_of(torch.tensor(canvases))
 
     with torch.no_grad():
-        logits = model(ids, mask, labels=labels, exits=exits).logits
+        output = model(ids, mask, labels=labels, exits=exits)
+        logits = output.logits
 
-    for row, (source, places) in enumerate(zip((5, 2, 3), lengths, strict=True)):
+    assert output.canvas_lengths.tolist() == list(canvases)
+    for row, (source, places) in enumerate(zip((5, 2, 3), canvases, strict=True)):
 
         def leave(exit, *_, row=row, places=places):
             return exits[row, :places] == exit

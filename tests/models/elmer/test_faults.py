@@ -1,7 +1,7 @@
 """None of the faults of the published code is here: a test for each that a model can have.
 
 Others are those of a clock (3, tests/evaluation/test_pace.py) and of trainings (8,
-tests/training/test_finetuning.py; 9, tests/training/test_pretraining.py).
+tests/training/test_pretraining.py and test_finetuning.py; 9, tests/training/test_pretraining.py).
 """
 
 import inspect
@@ -36,6 +36,22 @@ def test_1_in_training_a_canvas_may_be_longer_than_its_reference():
 
     assert len({size for pair in sizes for size in pair}) > 5
     assert all(2 <= one <= 13 and 2 <= other <= 10 for one, other in sizes)
+
+
+def test_1_in_layer_permutation_the_end_is_learned_at_all_places_behind_it_too():
+    model = fresh().train()
+    exits = torch.tensor([[2, 4, 1, 3, 1, 0], [1, 3, 4, 2, 2, 1]])
+    labels = targets([3, 2])
+
+    output = model(IDS, MASKS, labels=labels, exits=exits)
+
+    assert output.canvas_lengths.tolist() == [5, 6]
+    logs, nats = output.logits.log_softmax(-1), []
+    for row, length in enumerate((3, 2)):
+        text = labels[row, : length - 1].tolist()
+        nats += [-logs[row, place, token] for place, token in enumerate(text)]
+        nats.append(-logs[row, length - 1 : [5, 6][row], EOS].mean())
+    assert torch.allclose(output.loss, torch.stack(nats).sum().float() / 5, atol=1e-5)
 
 
 def test_2_words_that_repeat_are_dropped_by_a_switch_alone():

@@ -1,4 +1,4 @@
-"""Answers are shown in training only, and what has seen its answer is not scored."""
+"""Answers are shown in training only; what has seen its answer is not scored, for ``plain``."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from models.elmer.small import EOS, HEADS, MASK, fresh, shared, sources, targets
 from offramp.models.elmer.canvas import mask_of
 from offramp.models.elmer.decoder import sight_of
-from offramp.models.elmer.learning import aligned, target_for
+from offramp.models.elmer.learning import aligned, loss_at, target_for
 from offramp.models.elmer.passage import Passage
 
 IDS, MASKS = sources([5, 2, 6])
@@ -191,6 +191,20 @@ def test_what_was_glanced_at_is_not_scored_and_the_rest_is():
     assert float(output.loss.detach()) == pytest.approx(
         float(nats[laid >= 0].detach().sum() / 11), rel=1e-5
     )
+
+
+@pytest.mark.parametrize("head", ["ctc", "dag"])
+def test_an_alignment_or_a_path_learns_the_whole_target_whatever_was_glanced_at(head):
+    torch.manual_seed(0)
+    model = fresh(**HEADS[head], glancing=1.0).train()
+    notes = Notes(model)
+
+    output = model(IDS, MASKS, labels=LABELS)
+
+    assert (notes.canvases[1] != MASK).any()
+    target = target_for(model.config, LABELS, mask_of(output.canvas_lengths))
+    whole = loss_at(output.logits, target, transitions=output.transitions)
+    assert torch.equal(output.loss, whole)
 
 
 def test_a_guess_is_made_without_answers():

@@ -72,6 +72,30 @@ def test_pre_trained_weights_have_no_soft_exit_unless_asked_for():
     assert torch.equal(soft(**inputs).logits, plain(**inputs).logits)  # nothing is out of place
 
 
+@pytest.mark.parametrize("source", ["a bart", "pre-trained"])
+def test_what_might_be_a_bart_learns_with_slack_unless_told_otherwise(folder, source):
+    source = folder if source == "a bart" else GOLDEN / "pre_train"
+
+    config = ElmerForConditionalGeneration.from_pretrained(source).config
+    told = ElmerForConditionalGeneration.from_pretrained(source, canvas_slack=False).config
+
+    assert (config.canvas_slack, config.canvas_start_token_id) == (True, 0)
+    assert (config.exit_loss, config.soft_training) == ("last", "leak_free")
+    assert (told.canvas_slack, told.canvas_start_token_id) == (False, 0)
+
+
+def test_what_the_configuration_file_says_of_the_canvas_is_kept(tmp_path):
+    for kind in ("fine_tune", "pre_train"):
+        shutil.copytree(GOLDEN / kind, tmp_path / kind)
+        file = tmp_path / kind / "config.json"
+        own = {"canvas_slack": kind == "fine_tune", "canvas_start_token_id": 7, "exit_loss": "last"}
+        file.write_text(json.dumps({**json.loads(file.read_text("utf-8")), **own}), "utf-8")
+
+        config = ElmerForConditionalGeneration.from_pretrained(tmp_path / kind).config
+
+        assert {name: getattr(config, name) for name in own} == own
+
+
 @pytest.mark.parametrize("head", ["plain", "ctc", "dag"])
 @pytest.mark.parametrize("by_name", [False, True])
 def test_a_bart_is_a_start_for_any_head(folder, bart, head, by_name):

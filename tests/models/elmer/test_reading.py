@@ -225,6 +225,18 @@ def test_tokens_are_drawn_from_the_tempered_distribution(temperature):
     assert ((found - wanted) ** 2 / wanted).sum() < 18.5
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_at_a_low_temperature_the_likeliest_token_is_drawn_in_any_precision(dtype):
+    logits = torch.randn(4, 50, V, generator=torch.Generator().manual_seed(0)) * 8 + 8
+    logits = logits.to(dtype)
+
+    drawn = tempered(logits, OneShot(temperature=1e-4), torch.Generator().manual_seed(1))
+
+    assert drawn.isfinite().all()
+    ties = logits == logits.amax(-1, keepdim=True)  # half precision may have several
+    assert ties.gather(-1, drawn.argmax(-1, keepdim=True)).all()
+
+
 def test_what_must_not_be_written_is_not_drawn():
     logits = torch.zeros(1, 2000, V)
     kind = config()

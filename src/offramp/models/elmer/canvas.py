@@ -15,6 +15,9 @@ from offramp.errors import InputError
 from offramp.logits.labels import NO_LABEL
 from offramp.models.elmer.configuration import ElmerConfig
 
+NO_PLACE = 0
+"""Where exits say that a canvas has no place."""
+
 
 def source_sizes(
     config: ElmerConfig, source_lengths: Int[Tensor, " batch"]
@@ -28,15 +31,16 @@ def drawn_sizes(
     config: ElmerConfig,
     source_lengths: Int[Tensor, " batch"],
     target_lengths: Int[Tensor, " batch"],
+    generator: torch.Generator | None = None,
 ) -> Int[Tensor, " batch"]:
     """Draw the lengths of ``plain`` canvases in training: any from the target's to the source's.
 
-    Uses the global generator of torch, as dropout does.
+    Without a generator it uses the global one of torch, as dropout does.
     """
     if not config.canvas_slack:
         return target_lengths.amax().expand_as(target_lengths)
     room = (source_sizes(config, source_lengths) - target_lengths).clamp(min=0)
-    share = torch.rand(len(room), device=room.device)
+    share = torch.rand(len(room), device=room.device, generator=generator)
     return target_lengths + (share * (room + 1)).long().clamp(max=room)
 
 
@@ -53,6 +57,20 @@ def measured_sizes(
     if config.length_predictor or not config.canvas_slack:
         return target_lengths
     return source_sizes(config, source_lengths).maximum(target_lengths)
+
+
+def told_sizes(
+    config: ElmerConfig,
+    exits: Int[Tensor, "batch places"],
+    target_lengths: Int[Tensor, " batch"],
+) -> Int[Tensor, " batch"]:
+    """Give the lengths of canvases by the exits of their places, never below the target's.
+
+    Without ``canvas_slack`` just the target's length.
+    """
+    if not config.canvas_slack:
+        return target_lengths
+    return (exits != NO_PLACE).sum(-1).maximum(target_lengths)
 
 
 def mask_of(
@@ -84,24 +102,27 @@ def fitted(
 
 
 def laid_exits(
-    exits: Int[Tensor, "batch target"],
+    exits: Int[Tensor, "batch given"],
     labels: Int[Tensor, "batch target"],
     places: Bool[Tensor, "batch canvas"],
     *,
     depth: int,
 ) -> Int[Tensor, "batch canvas"]:
-    """Lay exits of target tokens on canvases; places without one leave at the first.
+    """Lay exits on canvases; places behind the target for which none is given leave at the last.
 
     Raises:
-        InputError: An exit is not one from 1 to ``depth``.
+        InputError: An exit is not one from 1 to ``depth``, or a target token has none.
     """
-    strange = ((exits < 1) | (exits > depth)) & (labels != NO_LABEL)
+    width = max(exits.shape[1], labels.shape[1], places.shape[1])
+    exits = pad(exits, (0, width - exits.shape[1]), value=NO_PLACE)
+    needed = pad(labels != NO_LABEL, (0, width - labels.shape[1]))
+    strange = ((exits < 1) | (exits > depth)) & ((exits != NO_PLACE) | needed)
     if bool(strange.any()):
         raise InputError(
             f"exits must be from 1 to {depth}, got {int(exits[strange][0])}; the last layer is "
-            f"exit {depth}"
+            f"exit {depth}, and {NO_PLACE} is no place, behind a target"
         )
-    return pad(exits, (0, places.shape[1] - exits.shape[1]), value=1)
+    return exits.masked_fill(exits == NO_PLACE, depth)[:, : places.shape[1]]
 
 
 def places_of(

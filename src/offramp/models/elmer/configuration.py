@@ -48,11 +48,14 @@ class ElmerConfig(BartConfig):  # type: ignore[misc]
             longest target of the batch, as published.
         exit_loss: ``last``: the last layer learns; ``all``: the mean over the layers.
         soft_exit: Each layer hands its best token's embedding to the next one.
-        soft_training: With ``leak_free`` the embedding is the target's at 3 of 10 positions, the
-            same at all layers, and these are not scored (arXiv:2110.07515); with ``published``
-            drawn anew at each layer and scored, so that most positions have seen their answer.
-        glancing: In training so much of what the model gets wrong is put on the canvas, 0 to 1, and
-            the rest is learned (arXiv:2008.07905).
+        soft_training: For ``plain``. With ``leak_free`` the embedding is the target's at 3 of 10
+            positions, the same at all layers, and these are not scored (arXiv:2110.07515); with
+            ``published`` drawn anew at each layer and scored, so that most positions have seen
+            their answer. For ``ctc`` and ``dag`` nothing of the target is handed over.
+        glancing: In training answers are put on the canvas, as many as this share, 0 to 1, of what
+            the model gets wrong (arXiv:2008.07905). ``plain`` learns the rest; ``ctc`` and ``dag``
+            learn the whole target, since an alignment or a path cannot leave places out. Not
+            where exits are drawn (layer permutation).
         length_predictor: Predict the target's length from the source.
         dag_heads: Heads that score the steps of a path.
         gates: Hold a gate for each exit but the last.

@@ -36,6 +36,7 @@ from offramp.models.elmer.canvas import (
     measured_sizes,
     places_of,
     source_sizes,
+    told_sizes,
 )
 from offramp.models.elmer.configuration import ElmerConfig
 from offramp.models.elmer.decoder import sight_of
@@ -160,7 +161,7 @@ class ElmerForConditionalGeneration(CanvasTraces, ReadsBart, BartPreTrainedModel
         decoder_attention_mask: Tensor | None = None,
         encoder_outputs: BaseModelOutput | None = None,
         labels: Int[Tensor, "batch target"] | None = None,
-        exits: Int[Tensor, "batch target"] | None = None,
+        exits: Int[Tensor, "batch places"] | None = None,
         num_items_in_batch: Tensor | float | None = None,
         **kwargs: Any,
     ) -> ElmerOutput:
@@ -176,8 +177,9 @@ class ElmerForConditionalGeneration(CanvasTraces, ReadsBart, BartPreTrainedModel
             encoder_outputs: The sources' states, instead of ``input_ids``.
             labels: Targets with their end tokens, padded at the right with -100; what is longer
                 than the canvas is cut off.
-            exits: For layer permutation language modeling the exit of each target token, 1 to L;
-                the canvas has just the target's length then.
+            exits: For layer permutation language modeling the exit of each place, 1 to L: of the
+                target's tokens, then of those behind its end; 0 is no place. The canvas has as many
+                places as there are exits, or without ``canvas_slack`` just the target's length.
             num_items_in_batch: Target tokens that the loss is divided by; None counts them. A
                 Trainer gives those of all micro-batches and processes together.
             **kwargs: What a Trainer or a data collator adds; it is not read.
@@ -240,8 +242,10 @@ class ElmerForConditionalGeneration(CanvasTraces, ReadsBart, BartPreTrainedModel
             targets = (labels != NO_LABEL).sum(-1).clamp(min=1)
             if exits is None:
                 sizes = drawn_sizes if self.training else measured_sizes
-                targets = sizes(self.config, sources, targets)
-            lengths = targets.clamp(max=self.config.max_position_embeddings)
+                lengths = sizes(self.config, sources, targets)
+            else:
+                lengths = told_sizes(self.config, exits, targets)
+            lengths = lengths.clamp(max=self.config.max_position_embeddings)
         return blank_canvas(self.config, lengths), mask_of(lengths)
 
     @torch.inference_mode()

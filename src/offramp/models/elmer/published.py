@@ -5,7 +5,8 @@ Law: published fine-tuned weights are recognised by ``concat_head.weight`` in th
      is looked for; nothing in it is executed; weights of another family are refused
      (tests/models/elmer/test_published.py).
 Source: RUCAIBox/ELMER, commit 0417835: weights in BART's format, ``model_type: bart``, a canvas of
-     BOS and masks, the mask the last of the vocabulary.
+     BOS and masks as long as the target, the mask the last of the vocabulary. The published
+     pre-trained weights have BART's names and sizes and cannot be told from those of a BART.
 """
 
 from collections.abc import Iterable
@@ -22,6 +23,13 @@ from offramp.models.elmer.configuration import ElmerConfig
 from offramp.models.files import json_of
 
 SOFT = "concat_head.weight"
+TUNED = {
+    "soft_exit": True,
+    "soft_training": "published",
+    "exit_loss": "all",
+    "canvas_slack": False,
+}
+"""How the published fine-tuned weights were trained."""
 _WEIGHTS = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -38,6 +46,9 @@ class ReadsBart:
         cls, pretrained_model_name_or_path: Any, *args: Any, config: Any = None, **kwargs: Any
     ) -> Any:
         """Load a model, ELMER's published weights, or any BART as a start.
+
+        The published pre-trained weights are read like a BART's, which nothing tells them from: to
+        pre-train them on as published, say ``canvas_slack=False``.
 
         Args:
             pretrained_model_name_or_path: Folder or hub name.
@@ -65,6 +76,12 @@ class ReadsBart:
 def published_config(source: Any, options: dict[str, Any]) -> ElmerConfig | None:
     """Give the configuration of weights in BART's format; None if they are ELMER's own.
 
+    All get a canvas that begins with BOS, as published, and as targets of BART's tokenizers do.
+    With ``concat_head.weight`` they are ELMER's, fine-tuned, and learn on as published: soft exit,
+    a loss at every exit, no ``canvas_slack``. Without it nothing tells ELMER's pre-trained weights
+    from a BART's, and they learn with this library's defaults. What ``config.json`` or ``options``
+    say goes before.
+
     Args:
         source: Folder or hub name.
         options: Of ``from_pretrained``; those of the hub are used, fields of the configuration
@@ -86,11 +103,9 @@ def published_config(source: Any, options: dict[str, Any]) -> ElmerConfig | None
     given = {name: value for name, value in given.items() if name != "model_type"}
     names = set(_names_in(str(source), hub))
     given.setdefault("canvas_start_token_id", given.get("bos_token_id", 0))
-    given.setdefault("canvas_slack", False)
-    soft = {"soft_exit": True, "soft_training": "published", "exit_loss": "all"}
     fields = set(ElmerConfig.__dataclass_fields__)
     own = {name: options.pop(name) for name in list(options) if name in fields}
-    return ElmerConfig(**{**given, **(soft if SOFT in names else {}), **own})
+    return ElmerConfig(**{**(TUNED if SOFT in names else {}), **given, **own})
 
 
 def _names_in(source: str, hub: dict[str, Any]) -> Iterable[str]:

@@ -65,7 +65,8 @@ def tempered(
 ) -> Float[Tensor, "batch canvas vocab"]:
     """Give scores whose best token is a draw from the given ones' distribution.
 
-    Adds Gumbel noise where there is a temperature, so that every way to read can draw.
+    Adds Gumbel noise where there is a temperature, so that every way to read can draw. Half
+    precision is left for float32 there, since a low temperature gives scores that it cannot hold.
     """
     if not settings.temperature:
         return logits
@@ -73,7 +74,8 @@ def tempered(
         logits.shape, generator=generator, device=logits.device, dtype=torch.float64
     )
     noise = -(-(uniform.clamp(1e-300, 1 - 1e-16)).log()).log()
-    return logits / settings.temperature + noise.to(logits.dtype)
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return wide / settings.temperature + noise.to(wide.dtype)
 
 
 def forbid_(
