@@ -18,8 +18,9 @@ from transformers import AutoTokenizer, BartConfig, BartForConditionalGeneration
 
 from offramp.evaluation.text_metrics import measures
 from offramp.models.elmer import ElmerConfig, ElmerForConditionalGeneration
-from offramp.training.finetuning import Pair, finetune, pairs_of
+from offramp.training.finetuning import finetune
 from offramp.training.finetuning_settings import FinetuneSettings
+from offramp.training.pairs import Pair, pairs_of
 from offramp.training.sources import open_source
 
 TASKS: dict[str, dict[str, Any]] = {

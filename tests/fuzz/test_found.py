@@ -17,7 +17,7 @@ from offramp.config import parse_exit, parse_exits
 from offramp.errors import CheckpointError, ConfigError, InputError
 from offramp.evaluation.pairs import read_pairs
 from offramp.models.files import STAGE, json_of, moved_whole
-from offramp.training.finetuning import pairs_of
+from offramp.training.pairs import pairs_of
 from offramp.training.sources import open_source
 
 

@@ -16,8 +16,8 @@ from offramp.cli.kept import KeptText
 from offramp.cli.output import ResultFile, key_of
 from offramp.cli.prompts import read_prompts
 from offramp.evaluation.pairs import read_pairs
-from offramp.training.finetuning import pairs_of
 from offramp.training.packing import Columns, tokens_of
+from offramp.training.pairs import pairs_of
 from offramp.training.sources import open_source
 
 TURNS = [{"role": "user", "content": "a ferry"}, {"role": "assistant", "content": "yes"}]

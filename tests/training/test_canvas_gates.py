@@ -11,7 +11,7 @@ from offramp.models.elmer.canvas import blank_canvas, mask_of, source_sizes
 from offramp.models.elmer.decoder import sight_of
 from offramp.models.elmer.leaving import climb
 from offramp.training.canvas_gates import CanvasGateSettings, look, train_canvas_gates
-from offramp.training.finetuning import Pair
+from offramp.training.pairs import Pair
 from small_seq2seq import elmer_of
 
 HEADS = {

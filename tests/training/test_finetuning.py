@@ -11,8 +11,9 @@ from transformers import BartConfig, BartForConditionalGeneration, TrainerCallba
 from offramp.errors import CheckpointError, ConfigError, InputError
 from offramp.models.elmer import ElmerConfig, ElmerForConditionalGeneration
 from offramp.training import finetuning
-from offramp.training.finetuning import Pair, finetune, pairs_of, tokenised
+from offramp.training.finetuning import finetune
 from offramp.training.finetuning_settings import FinetuneSettings
+from offramp.training.pairs import Pair, pairs_of, tokenised
 from small_pretraining import elmer_of, tokenizer_of
 from small_training import curve, finished, weights_of
 

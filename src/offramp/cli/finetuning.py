@@ -27,8 +27,9 @@ from offramp.evaluation.seq2seq import WriteSettings
 from offramp.evaluation.text_metrics import measures
 from offramp.models.files import moved_whole
 from offramp.training.checkpoints import last_checkpoint
-from offramp.training.finetuning import Pair, PairTrainer, finetune, pairs_of
+from offramp.training.finetuning import PairTrainer, finetune
 from offramp.training.formats import Rows
+from offramp.training.pairs import Pair, pairs_of
 from offramp.training.sources import open_source
 from offramp.training.trainer import writable
 

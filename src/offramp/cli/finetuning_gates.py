@@ -17,7 +17,7 @@ from offramp.training.canvas_gates import (
     check_has_exits,
     train_canvas_gates,
 )
-from offramp.training.finetuning import Pair
+from offramp.training.pairs import Pair
 
 LEGEND = (
     "agrees: % of the held-out tokens where the exit says what the last layer says; of those at "

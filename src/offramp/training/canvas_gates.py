@@ -40,8 +40,8 @@ from offramp.models.elmer.leaving import add_gates_
 from offramp.models.elmer.output import ElmerOutput
 from offramp.models.elmer.reading import forbid_, read
 from offramp.models.elmer.writing import room_for
-from offramp.training.finetuning import Pair
 from offramp.training.gates import Examples, GateReport, check_precision, settle_
+from offramp.training.pairs import Pair
 
 LEAST = 10
 """Positions without which nothing can be said."""

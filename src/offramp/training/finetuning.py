@@ -5,15 +5,15 @@ In:  a model, a tokenizer, pairs, settings. Out: the best checkpoint, and its nu
 Law: texts written during the training are those that ``generate`` writes: no reference reaches
      them; killed and started again, or divided over processes, it gives the same weights
      (tests/training/test_finetuning.py).
-Not here: metrics, which are given (offramp.evaluation.text_metrics); pre-training
-     (offramp.training.pretraining).
+Not here: pairs and their tokens (offramp.training.pairs); metrics, which are given
+     (offramp.evaluation.text_metrics); pre-training (offramp.training.pretraining).
 """
 
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,11 @@ from torch.utils.data import Sampler
 from transformers import DataCollatorForSeq2Seq, EarlyStoppingCallback, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from offramp.errors import ConfigError, InputError
+from offramp.errors import ConfigError
 from offramp.logits.labels import NO_LABEL
-from offramp.models.context import context_of
 from offramp.training.checkpoints import check_facts
 from offramp.training.finetuning_settings import FinetuneSettings
-from offramp.training.formats import Rows, columns_of
-from offramp.training.room import REMEDY, have_room
+from offramp.training.pairs import Pair, evenly, longest_source, tokenised
 from offramp.training.trainer import SafeTrainer, precision_arguments
 
 _logger = logging.getLogger(__name__)
@@ -39,124 +37,6 @@ Metrics = Callable[[Sequence[str], Sequence[Sequence[str]]], Mapping[str, float]
 
 WHEN_SAVED = ("architectures", "dtype", "transformers_version")
 """What saving a model writes into its configuration."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One pair of texts.
-
-    Attributes:
-        source: What is read.
-        targets: What may be written; the first is learned.
-    """
-
-    source: str
-    targets: tuple[str, ...]
-
-
-def pairs_of(
-    rows: Rows, *, source: str = "source", target: str = "target", name: str = "the data"
-) -> list[Pair]:
-    """Read pairs.
-
-    Args:
-        rows: Rows with the places they stand at.
-        source: Column of sources.
-        target: Column of targets. A column ``targets`` beside it holds all that are right.
-        name: Of the rows, for messages.
-
-    Raises:
-        InputError: There are no rows, one has no such columns, or they hold no text.
-    """
-    pairs = []
-    for place, row in rows:
-        more = row.get("targets") or []
-        given = [row.get(source), row.get(target), *(more if isinstance(more, list) else [None])]
-        if not all(isinstance(each, str) and each.strip() for each in given):
-            found = columns_of(row)
-            raise InputError(
-                f"{place}: a pair needs text in {source} and {target}, found columns {found}; name "
-                "the columns to use, or mend the line"
-            )
-        pairs.append(Pair(str(given[0]), tuple(dict.fromkeys(map(str, given[1:])))))
-    if not pairs:
-        example = json.dumps({source: "a text", target: "its text"})
-        raise InputError(f"{name} holds no pairs; give at least one, such as {example}")
-    return pairs
-
-
-def tokenised(
-    pairs: Sequence[Pair],
-    tokenizer: Any,
-    settings: FinetuneSettings,
-    *,
-    config: Any = None,
-    name: str = "pairs",
-) -> tuple[list[dict[str, list[int]]], str]:
-    """Turn pairs into tokens; those that nothing can be learned from are left out.
-
-    Args:
-        pairs: What is to be learned.
-        tokenizer: Of the model.
-        settings: The longest sources and targets.
-        config: Of the model; an ELMER model with ``ctc`` or ``dag`` learns only targets that fit
-            their canvas.
-        name: Of the pairs, in the plural.
-
-    Returns:
-        Rows, and a line about what is missing or cut; empty if nothing is.
-
-    Raises:
-        InputError: All are left out.
-    """
-    longest = longest_source(settings, config)
-    sources, shortened = _sources([each.source for each in pairs], tokenizer, longest)
-    targets = tokenizer(text_target=[each.targets[0] for each in pairs])["input_ids"]
-    rows = [
-        {"input_ids": source, "labels": target}
-        for source, target in zip(sources, targets, strict=True)
-        if len(target) <= settings.max_target
-    ]
-    long = f"a target of more than {settings.max_target} tokens (raise max_target)"
-    why, cut = {long: len(pairs) - len(rows)}, 0
-    if getattr(config, "model_type", "") == "elmer":
-        room = have_room(config, rows)
-        if config.output_head == "plain":
-            cut = room.count(False)
-        else:
-            why[f"a target that does not fit its canvas ({REMEDY})"] = room.count(False)
-            rows = [row for row, fits in zip(rows, room, strict=True) if fits]
-    told = ", ".join(f"{count} with {fault}" for fault, count in why.items() if count)
-    lines = [f"{sum(why.values())} of {len(pairs)} {name} left out: {told}"] if told else []
-    if not rows:
-        raise InputError(lines[0])
-    if shortened:
-        more = longest_source(replace(settings, max_source=longest + 1), config) > longest
-        remedy = "raise max_source" if more else "the model reads no more"
-        lines.append(
-            f"{shortened} of {len(pairs)} {name} with a source of more than {longest} tokens, "
-            f"which is cut ({remedy})"
-        )
-    if cut:
-        lines.append(
-            f"{cut} of {len(pairs)} {name} with a target longer than the canvas that its source "
-            f"gives, where the text will be cut ({REMEDY})"
-        )
-    return rows, "; ".join(lines)
-
-
-def _sources(texts: Sequence[str], tokenizer: Any, longest: int) -> tuple[list[list[int]], int]:
-    """Turn sources into tokens, and count those that were cut."""
-    found = tokenizer(list(texts), truncation=True, max_length=longest)["input_ids"]
-    full = [text for text, ids in zip(texts, found, strict=True) if len(ids) == longest]
-    whole = tokenizer(full, verbose=False)["input_ids"] if full else []
-    return found, sum(len(ids) > longest for ids in whole)
-
-
-def longest_source(settings: FinetuneSettings, config: Any) -> int:
-    """Give the tokens that sources are cut to: what was asked for, or all that the model knows."""
-    known = None if config is None else context_of(config)
-    return min(settings.max_source, known or settings.max_source)
 
 
 class ByLength(Sampler[int]):
@@ -339,17 +219,6 @@ def _hash(facts: Iterable[Mapping[str, Any]]) -> str:
     for each in facts:
         digest.update(json.dumps(each, sort_keys=True, default=str).encode() + b"\n")
     return digest.hexdigest()[:16]
-
-
-def evenly(pairs: Sequence[Pair], count: int) -> Sequence[Pair]:
-    """Give at most so many pairs, at equal distances: a file in alphabetical order begins with A.
-
-    Example:
-        >>> [pair.source for pair in evenly([Pair(each, ("",)) for each in "abcdef"], 3)]
-        ['a', 'c', 'e']
-    """
-    most = min(count, len(pairs))
-    return [pairs[number * len(pairs) // most] for number in range(most)]
 
 
 def training_arguments(
