@@ -130,6 +130,8 @@ def test_a_file_of_results_is_gone_on_with(generate, elmer, file, tmp_path):
         ("--stream", "ELMER writes all at once"),
         ("--early-exit soon", "takes one of gate, entropy"),
         ("--early-exit entropy:much", "'much' is no number; try entropy:0.9"),
+        ("--path viterbi:long", "'long' is no number; try viterbi:1.3"),
+        ("--path lookahead:1.3", "length_penalty 1.3 is for path viterbi and beam"),
         ("--early-exit entropy", "needs a threshold from 0 to 1"),
         ("--early-exit entropy:2", "threshold must be from 0 to 1, got 2.0"),
         ("--path straight", "no path 'straight'"),

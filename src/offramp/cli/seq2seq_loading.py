@@ -176,6 +176,10 @@ def one_shot_of(
         ConfigError: A value is unknown or out of range.
     """
     options = {**given, "no_repeat_ngram": no_repeat_ngram or 0}
+    if "path" in given:
+        options["path"], _, value = str(given["path"]).partition(":")
+        if value:
+            options["length_penalty"] = _number(value, "--path", given["path"], "viterbi:1.3")
     if early_exit is not None:
         rule, _, value = early_exit.partition(":")
         if rule not in CANVAS_RULES:
@@ -183,13 +187,16 @@ def one_shot_of(
                 f"--early-exit of an ELMER model takes one of {', '.join(CANVAS_RULES)}, got "
                 f"{rule!r}; try entropy:0.9"
             )
-        try:
-            options |= {"exit_rule": rule, "threshold": float(value) if value else None}
-        except ValueError:
-            raise ConfigError(
-                f"--early-exit {early_exit}: {value!r} is no number; try {rule}:0.9"
-            ) from None
+        threshold = _number(value, "--early-exit", early_exit, f"{rule}:0.9") if value else None
+        options |= {"exit_rule": rule, "threshold": threshold}
     return OneShot(**options)
+
+
+def _number(value: str, option: str, given: str, example: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise ConfigError(f"{option} {given}: {value!r} is no number; try {example}") from None
 
 
 def _configuration(name: str) -> Any:

@@ -18,6 +18,8 @@ CANVAS_RULES = ("gate", "entropy", "top_probability", "top_gap", "saturation", "
 """Ways to say that a position has its answer."""
 
 PATHS = ("lookahead", "greedy", "viterbi", "beam")
+SEARCHES = ("viterbi", "beam")
+"""Paths that are found among those of all lengths."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,8 @@ class OneShot:
         path: How a directed acyclic decoder is read: ``lookahead``, ``greedy``, ``viterbi``, or
             ``beam``, which keeps the five starts of texts that are likeliest over all their paths
             and takes many times as long.
+        length_penalty: With ``viterbi`` and ``beam`` log-probabilities are divided by the length
+            to this power: more prefers longer texts; 0 or above. Choose it on texts held out.
         collapse_repeats: Drop a token that repeats the one before it.
         no_repeat_ngram: No row of so many tokens is written twice; 0 allows it.
         temperature: Draw tokens at this temperature; 0 takes the likeliest.
@@ -60,6 +64,7 @@ class OneShot:
     lengths: int = 1
     refine_steps: int = 0
     path: str = "lookahead"
+    length_penalty: float = 1.0
     collapse_repeats: bool = False
     no_repeat_ngram: int = 0
     temperature: float = 0.0
@@ -68,6 +73,7 @@ class OneShot:
         self._check_rule()
         if self.path not in PATHS:
             raise ConfigError(f"no path {self.path!r}; use one of {', '.join(PATHS)}")
+        self._check_penalty()
         lowest = {"min_exit": 1, "lengths": 1, "refine_steps": 0, "no_repeat_ngram": 0}
         for name, least in lowest.items():
             if getattr(self, name) < least:
@@ -80,6 +86,16 @@ class OneShot:
             )
         if self.lengths > 1 and self.canvas_length is not None:
             raise ConfigError("lengths are predicted, canvas_length is given; leave one of the two")
+
+    def _check_penalty(self) -> None:
+        penalty = self.length_penalty
+        if not 0 <= penalty < math.inf:
+            raise ConfigError(f"length_penalty must be 0 or above, got {penalty}; try 1.3")
+        if penalty != OneShot.length_penalty and self.path not in SEARCHES:
+            raise ConfigError(
+                f"length_penalty {penalty} is for path {' and '.join(SEARCHES)}, which compare "
+                f"texts of several lengths; {self.path!r} does not"
+            )
 
     def _check_rule(self) -> None:
         rule, threshold = self.exit_rule, self.threshold

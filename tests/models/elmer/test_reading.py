@@ -149,6 +149,22 @@ def test_every_path_is_read(path):
     assert texts == [[3, EOS], [EOS]]
 
 
+@pytest.mark.parametrize("path", ["viterbi", "beam"])
+def test_a_length_penalty_prefers_longer_texts(path):
+    logits = saying([[BOS, 3, EOS]], gap=2.0)
+    arcs = torch.tensor([[[0.0, 0.3, 0.7], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]]).log()
+    size = torch.tensor([3])
+
+    lengths = []
+    for penalty in (0.0, 5.0):
+        how = OneShot(path=path, length_penalty=penalty)
+        scores = forbid_(logits.clone(), config("dag"))
+        found = read(scores, size, config=config("dag"), settings=how, transitions=arcs)
+        lengths.append(int((found.places >= 0).sum()))
+
+    assert lengths == [1, 2]
+
+
 def test_repeats_are_dropped_only_when_asked_for():
     logits = saying([[3, 3, 4, 3, 3, EOS]])
 

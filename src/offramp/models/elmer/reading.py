@@ -7,7 +7,9 @@ Law: a text ends at its first end token; a place that does not exist is not read
 Not here: alignments and paths (offramp.logits.ctc, offramp.logits.dag_decode, .dag_beam).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,12 +17,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 
-from offramp.decoding.oneshot import OneShot
+from offramp.decoding.oneshot import SEARCHES, OneShot
 from offramp.logits.ctc import ctc_collapse
 from offramp.logits.dag_beam import dag_beam
 from offramp.logits.dag_decode import dag_greedy, dag_lookahead, dag_viterbi
 
-PATHS = {
+PATHS: dict[str, Callable[..., Any]] = {
     "lookahead": dag_lookahead,
     "greedy": dag_greedy,
     "viterbi": dag_viterbi,
@@ -125,6 +127,8 @@ def read(
     if kind == "dag":
         assert transitions is not None
         walk = PATHS[settings.path]
+        if settings.path in SEARCHES:
+            walk = partial(walk, length_penalty=settings.length_penalty)
         tokens, _, places = walk(scores, transitions, canvas_lengths=lengths, pad=fill)
     else:
         tokens = scores.max(-1).indices  # twice as fast as argmax on a processor
