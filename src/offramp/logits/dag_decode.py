@@ -133,8 +133,8 @@ def dag_viterbi(
     rated = ending / length_divisors(longest, length_penalty, like=ending)[:, None]
     best, index = rated.max(0)
     lengths = (index + 1).where(best > -torch.inf, 0)
-    vertices = trace_back(origins, lengths, canvas_lengths)
-    return _read(tokens, vertices[:, : int(lengths.max())], pad)
+    vertices = trace_back(origins[: int(lengths.max())], lengths, canvas_lengths)
+    return _read(tokens, vertices, pad)
 
 
 def longest_text(max_length: int | None, canvas: int) -> int:
