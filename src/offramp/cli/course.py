@@ -131,7 +131,7 @@ class Course:
             "weights": weights,
             "exits": self._projections(),
             "text": kept["text"] if kept else self._text_facts(),
-            "content of --held-out": content_of(self._reader.held_out()),
+            "content of --held-out": content_of(self._reader.held_out),
             "keep_states": self._kept is not None,
             "settings": {name: chosen[name] for name in chosen if name not in SHOWN_ONLY},
             "closed_form": self._fits and (self._settings.closed_form_tokens or TOKENS),

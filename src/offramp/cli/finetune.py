@@ -4,7 +4,6 @@ Only this module and what it imports first is read for ``--help``; torch and tra
 offramp.cli.finetuning.
 """
 
-import os
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -17,6 +16,7 @@ from offramp.cli.lessons import GATES, STEPS, option
 from offramp.cli.material import Device, Log, LogTo, PushToHub, check_installed
 from offramp.cli.options import MACHINE, RESULTS
 from offramp.cli.settings import flag
+from offramp.cli.training import TRAIN, same_source
 from offramp.errors import ConfigError
 from offramp.training.finetuning_settings import FinetuneSettings
 
@@ -24,8 +24,6 @@ EXAMPLE = (
     "Example: offramp finetune --model my-elmer --pairs train.jsonl --held-out dev.jsonl "
     "--metrics rouge --metric rougeL --output my-summaries"
 )
-TRAIN = "train"
-"""The part of a data set that is read where none is named."""
 PAIRS, EVALUATION = "Pairs", "Evaluation while training"
 PANELS = {
     **dict.fromkeys(("max_source", "max_target"), PAIRS),
@@ -96,9 +94,8 @@ class Finetuning:
                     f"{flag(name)} {value} is for data sets and folders, and --target-file for "
                     "files of lines; leave one of them out"
                 )
-        ours = {os.path.realpath(os.path.expanduser(each)) for each in self.pairs}
-        held_out = os.path.realpath(os.path.expanduser(self.held_out))
-        if held_out in ours and self.split == self.held_out_split:
+        again = any(same_source(self.held_out, each) for each in self.pairs)
+        if again and self.split == self.held_out_split:
             raise ConfigError(
                 f"--held-out {self.held_out} is among --pairs, so that nothing would be held out; "
                 "name other pairs, or another part of a data set or folder by --held-out-split "

@@ -175,7 +175,7 @@ def _facts(asked: Pretraining, reader: Reader, *, content: Mapping[str, Any]) ->
         "model": asked.model,
         "weights": weights_hash(reader.loaded.model),
         "text": {**text, "mix": asked.mix},
-        "content of --held-out": content_of(reader.held_out()),
+        "content of --held-out": content_of(reader.held_out),
         "settings": {name: settings[name] for name in settings if name not in FREE},
     }
 

@@ -9,6 +9,7 @@ Not here: reading a source (offramp.training.data).
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ class Reader:
             )
         return datasets.concatenate_datasets(parts).shuffle(seed=self.seed)
 
+    @cached_property
     def held_out(self) -> Any:
         """Read the source that is held out; None if there is none, or a share of the rows is."""
         held_out, split = self.texts.held_out, self.texts.held_out_split or TRAIN
@@ -82,7 +84,7 @@ class Reader:
         """Give the rows to train on, and those held out or None."""
         held_out, share = self.texts.held_out, self.texts.held_out_share
         if share is None:
-            return rows, self.held_out()
+            return rows, self.held_out
         kept = round(len(rows) * share)
         if not 0 < kept < len(rows):
             raise InputError(

@@ -51,7 +51,7 @@ class Texts:
                 f"--held-out-split {self.held_out_split} belongs to --held-out SOURCE; add it"
             )
         split = self.held_out_split or TRAIN
-        again = self.split == split and any(_same(each, source or "") for each in self.data)
+        again = self.split == split and any(same_source(each, source or "") for each in self.data)
         if source is not None and again:
             raise ConfigError(
                 f"--held-out {source} is trained on: split {split} of it is --data, too; "
@@ -75,7 +75,7 @@ class Texts:
             return None
 
 
-def _same(source: str, other: str) -> bool:
+def same_source(source: str, other: str) -> bool:
     """Tell whether two sources are one, however its path is written."""
     one, two = (Path(each).expanduser().resolve() for each in (source, other))
     return one == two

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from offramp.errors import InputError
-from offramp.logits.labels import NO_LABEL, label_lengths, wide
+from offramp.logits.labels import NO_LABEL, label_lengths, log_probs_of, wide
 
 FORBIDDEN = -1e4
 """The log-probability that stands for none where a gradient must pass: e to its power is 0."""
@@ -111,10 +111,8 @@ def _of_row_tokens(
     and not as the vocabulary. A label that stands twice has the column of its first.
     """
     columns = functional.pad(labels.masked_fill(labels == NO_LABEL, blank), (1, 0), value=blank)
-    emitted = logits.gather(-1, columns[:, None].expand(-1, logits.shape[1], -1))
-    log_probs = wide(emitted) - wide(logits).logsumexp(-1, keepdim=True)
     first = (columns[:, :, None] == columns[:, None]).to(torch.uint8).argmax(-1)
-    return log_probs, first[:, 1:]
+    return log_probs_of(logits, columns), first[:, 1:]
 
 
 def ctc_align(

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from offramp.logits.dag_paths import at_the_end, best_arrivals, sum_over_paths, trace_back
-from offramp.logits.labels import NO_LABEL, label_lengths, wide
+from offramp.logits.labels import NO_LABEL, label_lengths, log_probs_of, wide
 
 
 def dag_fits(
@@ -112,9 +112,8 @@ def dag_emissions(
     """
     label_lengths(labels, vocab=logits.shape[-1])
     padding = (labels == NO_LABEL)[:, None]
-    tokens = labels.masked_fill(labels == NO_LABEL, 0)[:, None].expand(-1, logits.shape[1], -1)
-    gathered = wide(logits.gather(-1, tokens)) - wide(logits).logsumexp(-1, keepdim=True)
-    return gathered.masked_fill(padding, 0.0)
+    tokens = labels.masked_fill(labels == NO_LABEL, 0)
+    return log_probs_of(logits, tokens).masked_fill(padding, 0.0)
 
 
 def dag_loss(

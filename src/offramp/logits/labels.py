@@ -70,3 +70,16 @@ def wide(scores: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         torch.float32
     """
     return scores if scores.dtype == torch.float64 else scores.float()
+
+
+def log_probs_of(
+    logits: Float[Tensor, "batch canvas vocab"], tokens: Int[Tensor, "batch target"]
+) -> Float[Tensor, "batch canvas target"]:
+    """Give the log-probability of each row's own tokens at every place of its canvas.
+
+    Example:
+        >>> log_probs_of(torch.zeros(1, 2, 4), torch.tensor([[3]])).exp().flatten()
+        tensor([0.2500, 0.2500])
+    """
+    chosen = logits.gather(-1, tokens[:, None].expand(-1, logits.shape[1], -1))
+    return wide(chosen) - wide(logits).logsumexp(-1, keepdim=True)
