@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tokenizers import processors
+from torch.nn.functional import cross_entropy
 from transformers import BartConfig, BartForConditionalGeneration, TrainerCallback
 
 from offramp.errors import CheckpointError, ConfigError, InputError
@@ -408,6 +409,24 @@ def test_a_row_without_a_target_is_named():
 def test_impossible_settings_are_refused(setting, message):
     with pytest.raises(ConfigError, match=message):
         FinetuneSettings(**setting)
+
+
+def test_label_smoothing_is_spread_over_a_target_as_it_is_shown(tmp_path, tokenizer):
+    """The model reads the target, moved on by one, and not the source."""
+    share = 0.1
+    model = model_of(tokenizer, "bart")
+    row = {"return_tensors": "pt", "padding": True}
+    sources = tokenizer([each.source for each in PAIRS], **row)
+    labels = tokenizer([each.targets[0] for each in PAIRS], **row)
+    ids = labels["input_ids"].masked_fill(labels["attention_mask"] == 0, -100)
+    logits = model(**sources, labels=ids).logits
+    expected = cross_entropy(logits.flatten(0, 1), ids.flatten(), label_smoothing=share)
+
+    trainer = trained(
+        tokenizer, tmp_path, kind="bart", max_steps=1, eval_steps=1, label_smoothing=share
+    )
+
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_label_smoothing_is_refused_for_elmer(tmp_path, tokenizer):

@@ -183,7 +183,11 @@ def finetune(
         training_arguments(settings, output, **more),
         train_dataset=rows,
         eval_dataset=kept_back,
-        data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=NO_LABEL),
+        data_collator=DataCollatorForSeq2Seq(
+            tokenizer,
+            model=None if one_pass else model,  # smoothing takes labels away: what is shown is made
+            label_pad_token_id=NO_LABEL,
+        ),
         processing_class=tokenizer,
         callbacks=stopping,
         written=evenly(held_out, settings.eval_rows),
