@@ -118,6 +118,19 @@ def test_the_tokenizer_stays_as_it_was(byte_tokenizer):
     assert byte_tokenizer.backend_tokenizer.to_str() == before
 
 
+def test_sources_that_the_model_cannot_read_whole_are_cut_and_told_of(byte_tokenizer, caplog):
+    long = [Pair("a" * 100, ("x",)), *pairs(30, seed=1)]
+
+    train_canvas_gates(
+        model_of(byte_tokenizer), byte_tokenizer, pairs=long, held_out=pairs(20, seed=2)
+    )
+
+    assert caplog.messages == [
+        "1 of 31 pairs to train gates on with a source of more than 64 tokens, which is cut "
+        "(the model reads no more)"
+    ]
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_labels_are_those_of_one_source_alone(byte_tokenizer, head):
     model = model_of(byte_tokenizer, head)

@@ -22,6 +22,7 @@ leave at different exits, those that stay see states that were copied upward, wh
 of: ``offramp evaluate --pairs FILE --early-exit gate`` measures whole texts.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -41,7 +42,9 @@ from offramp.models.elmer.output import ElmerOutput
 from offramp.models.elmer.reading import forbid_, read
 from offramp.models.elmer.writing import room_for
 from offramp.training.gates import Examples, GateReport, check_precision, settle_
-from offramp.training.pairs import Pair
+from offramp.training.pairs import Pair, cut_sources, longest_source, told_of_cuts
+
+_logger = logging.getLogger(__name__)
 
 LEAST = 10
 """Positions without which nothing can be said."""
@@ -57,7 +60,7 @@ class CanvasGateSettings:
         positions: So many at most are fitted on, and so many at most measured on; their states at
             all exits are held in memory.
         batch_size: Sources at a time.
-        max_source: Tokens of a source, more are cut.
+        max_source: Tokens of a source; more, or more than the model reads, are cut, and told of.
         seed: Decides which pairs are read where there are more positions.
 
     Raises:
@@ -227,23 +230,28 @@ class _Looker:
     def __init__(self, model: Any, tokenizer: Any, settings: CanvasGateSettings) -> None:
         self._model, self._settings = model, settings
         self._tokenizer = deepcopy(tokenizer)  # it keeps how it cut and padded last
+        self._longest = longest_source(settings.max_source, model.config)
 
     def look(
         self, pairs: Sequence[Pair], purpose: str, *, advance: Callable[[int], None]
     ) -> dict[int, Examples]:
         """Read pairs in random order until there are enough positions that count.
 
+        Sources that are cut are told of in the log.
+
         Raises:
             InputError: There are too few.
         """
-        settings, total = self._settings, 0
+        settings, total, read, cut = self._settings, 0, 0, 0
         states: dict[int, list[Tensor]] = {}
         agrees: dict[int, list[Tensor]] = {}
         generator = torch.Generator().manual_seed(settings.seed)
         order = torch.randperm(len(pairs), generator=generator).tolist()
         for start in range(0, len(order), settings.batch_size):
             chosen = order[start : start + settings.batch_size]
-            looked = look(self._model, *self._inputs([pairs[row].source for row in chosen]))
+            inputs, shortened = self._inputs([pairs[row].source for row in chosen])
+            looked = look(self._model, *inputs)
+            read, cut = read + len(chosen), cut + shortened
             parts = zip(looked.states, looked.agrees, strict=True)
             for exit, (state, agree) in enumerate(parts, start=1):
                 states.setdefault(exit, []).append(state[looked.counted].float().cpu())
@@ -252,6 +260,9 @@ class _Looker:
             total += int(looked.counted.sum())
             if total >= settings.positions:
                 break
+        if cut:
+            whole = f"{read} pairs {purpose}"
+            _logger.warning(told_of_cuts(cut, whole, self._longest, self._model.config))
         if total < LEAST:
             raise InputError(f"{total} positions {purpose} are too few; give at least {LEAST}")
         return {
@@ -262,14 +273,9 @@ class _Looker:
             for exit in states
         }
 
-    def _inputs(self, sources: list[str]) -> tuple[Tensor, Tensor]:
-        made = self._tokenizer(
-            sources,
-            padding=True,
-            padding_side="right",
-            truncation=True,
-            max_length=self._settings.max_source,
-            return_tensors="pt",
-        )
-        device = self._model.device
-        return made["input_ids"].to(device), made["attention_mask"].to(device)
+    def _inputs(self, sources: list[str]) -> tuple[tuple[Tensor, Tensor], int]:
+        """Turn sources into tokens and their mask, and count those that were cut."""
+        ids, cut = cut_sources(sources, self._tokenizer, self._longest)
+        made = self._tokenizer.pad({"input_ids": ids}, padding_side="right", return_tensors="pt")
+        made = made.to(self._model.device)
+        return (made["input_ids"], made["attention_mask"]), cut

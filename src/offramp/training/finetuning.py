@@ -191,7 +191,7 @@ def finetune(
         processing_class=tokenizer,
         callbacks=stopping,
         written=evenly(held_out, settings.eval_rows),
-        longest=longest_source(settings, config),
+        longest=longest_source(settings.max_source, config),
         metrics=metrics,
         generate={} if one_pass else {"max_new_tokens": settings.max_target},
     )

@@ -8,7 +8,7 @@ Not here: the training (offramp.training.finetuning), room on a canvas (offramp.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from offramp.errors import InputError
@@ -86,8 +86,8 @@ def tokenised(
     Raises:
         InputError: All are left out.
     """
-    longest = longest_source(settings, config)
-    sources, shortened = _sources([each.source for each in pairs], tokenizer, longest)
+    longest = longest_source(settings.max_source, config)
+    sources, shortened = cut_sources([each.source for each in pairs], tokenizer, longest)
     targets = tokenizer(text_target=[each.targets[0] for each in pairs])["input_ids"]
     rows = [
         {"input_ids": source, "labels": target}
@@ -108,12 +108,7 @@ def tokenised(
     if not rows:
         raise InputError(lines[0])
     if shortened:
-        more = longest_source(replace(settings, max_source=longest + 1), config) > longest
-        remedy = "raise max_source" if more else "the model reads no more"
-        lines.append(
-            f"{shortened} of {len(pairs)} {name} with a source of more than {longest} tokens, "
-            f"which is cut ({remedy})"
-        )
+        lines.append(told_of_cuts(shortened, f"{len(pairs)} {name}", longest, config))
     if cut:
         lines.append(
             f"{cut} of {len(pairs)} {name} with a target longer than the canvas that its source "
@@ -122,7 +117,7 @@ def tokenised(
     return rows, "; ".join(lines)
 
 
-def _sources(texts: Sequence[str], tokenizer: Any, longest: int) -> tuple[list[list[int]], int]:
+def cut_sources(texts: Sequence[str], tokenizer: Any, longest: int) -> tuple[list[list[int]], int]:
     """Turn sources into tokens, and count those that were cut."""
     found = tokenizer(list(texts), truncation=True, max_length=longest)["input_ids"]
     full = [text for text, ids in zip(texts, found, strict=True) if len(ids) == longest]
@@ -130,10 +125,17 @@ def _sources(texts: Sequence[str], tokenizer: Any, longest: int) -> tuple[list[l
     return found, sum(len(ids) > longest for ids in whole)
 
 
-def longest_source(settings: FinetuneSettings, config: Any) -> int:
+def told_of_cuts(cut: int, whole: str, longest: int, config: Any) -> str:
+    """Say how many of ``whole`` have a source that was cut to ``longest`` tokens."""
+    more = longest_source(longest + 1, config) > longest
+    remedy = "raise max_source" if more else "the model reads no more"
+    return f"{cut} of {whole} with a source of more than {longest} tokens, which is cut ({remedy})"
+
+
+def longest_source(max_source: int, config: Any) -> int:
     """Give the tokens that sources are cut to: what was asked for, or all that the model knows."""
     known = None if config is None else context_of(config)
-    return min(settings.max_source, known or settings.max_source)
+    return min(max_source, known or max_source)
 
 
 def evenly(pairs: Sequence[Pair], count: int) -> Sequence[Pair]:

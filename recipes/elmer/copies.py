@@ -1,0 +1,62 @@
+"""Pairs whose target is a run of words of their source, so that a model learns to look there.
+
+    python recipes/elmer/copies.py --data FOLDER --task synopsis --rows 76800
+
+A small autoregressive model that is given noisy prose first learns to go on from its own words, and
+long does not look at the source. Here it has nothing else to go by: in every second pair the words
+are shuffled.
+
+In:  FOLDER/prose/train.jsonl and the task's tokenizer. Out: FOLDER/copies-TASK.jsonl, a pair a line,
+     for train.py --kind ar --pairs.
+Source: Krishna et al. 2021, "Does Pretraining for Summarization Require Knowledge Transfer?",
+     arXiv:2109.04953 (copying tasks on texts that mean nothing).
+"""
+
+import argparse
+import random
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from data_files import write_rows
+from train import TASKS
+from transformers import AutoTokenizer
+
+from offramp.training.data import DataSettings
+from offramp.training.pretraining_text import load_blocks
+
+FEWEST, MOST = 4, 16
+"""Words of a target."""
+
+
+def pairs(texts: Iterable[str], seed: int) -> Iterator[dict[str, object]]:
+    """Give texts, half of them with their words shuffled, and a run of each."""
+    chance = random.Random(seed)
+    for text in texts:
+        words = text.split()
+        if len(words) < 2 * FEWEST:
+            continue
+        if chance.random() < 0.5:
+            chance.shuffle(words)
+        size = chance.randint(FEWEST, min(MOST, len(words)))
+        start = chance.randint(0, len(words) - size)
+        yield {"source": " ".join(words), "target": " ".join(words[start : start + size])}
+
+
+def main() -> None:
+    """Write the pairs."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--task", choices=TASKS, required=True)
+    parser.add_argument("--rows", type=int, required=True)
+    plan = parser.parse_args()
+    tokenizer = AutoTokenizer.from_pretrained(plan.data / plan.task / "tokenizer")
+    prose = DataSettings(source=str(plan.data / "prose" / "train.jsonl"), block_size=64)
+    rows = load_blocks(prose, tokenizer, mix=False).shuffle(seed=0)
+    some = rows.select(range(min(plan.rows, len(rows))))
+    texts = (tokenizer.decode(row, skip_special_tokens=True) for row in some["input_ids"])
+    count = write_rows(plan.data / f"copies-{plan.task}.jsonl", pairs(texts, seed=0))
+    print(f"{count} of {len(rows)} rows")
+
+
+if __name__ == "__main__":
+    main()
