@@ -29,7 +29,7 @@ FEWEST, MOST = 4, 16
 
 
 def pairs(texts: Iterable[str], seed: int) -> Iterator[dict[str, object]]:
-    """Give texts, half of them with their words shuffled, and a run of each."""
+    """Give texts, half of them with their words shuffled, and a run of each, every second the first."""
     chance = random.Random(seed)
     for text in texts:
         words = text.split()
@@ -38,7 +38,7 @@ def pairs(texts: Iterable[str], seed: int) -> Iterator[dict[str, object]]:
         if chance.random() < 0.5:
             chance.shuffle(words)
         size = chance.randint(FEWEST, min(MOST, len(words)))
-        start = chance.randint(0, len(words) - size)
+        start = chance.randint(0, len(words) - size) if chance.random() < 0.5 else 0
         yield {"source": " ".join(words), "target": " ".join(words[start : start + size])}
 
 

@@ -186,10 +186,11 @@ def dag_align(
     """
     with torch.no_grad():
         emitted = dag_emissions(logits, labels).permute(2, 0, 1)
-        reached, origins = best_arrivals(emitted, wide(transitions))
+        arcs = wide(transitions)
+        reached = best_arrivals(emitted, arcs)
         lengths = label_lengths(labels)
         possible = at_the_end(reached, lengths, canvas_lengths) > -torch.inf
-        return trace_back(origins, lengths.where(possible, 0), canvas_lengths)
+        return trace_back(reached, arcs, lengths.where(possible, 0), canvas_lengths)
 
 
 def _jumps(

@@ -126,14 +126,15 @@ def dag_viterbi(
     if not transitions.numel():
         return nothing_written(canvas_lengths)
     scores, tokens = _best_tokens(logits)
-    reached, origins = best_arrivals(scores.expand(longest, -1, -1), wide(transitions))
+    arcs = wide(transitions)
+    reached = best_arrivals(scores.expand(longest, -1, -1), arcs)
     last = (canvas_lengths.long() - 1).clamp(min=0)
     ending = reached.gather(-1, last.expand(longest, -1)[..., None])[..., 0]
     ending = ending.masked_fill(canvas_lengths == 0, -torch.inf)
     rated = ending / length_divisors(longest, length_penalty, like=ending)[:, None]
     best, index = rated.max(0)
     lengths = (index + 1).where(best > -torch.inf, 0)
-    vertices = trace_back(origins[: int(lengths.max())], lengths, canvas_lengths)
+    vertices = trace_back(reached[: int(lengths.max())], arcs, lengths, canvas_lengths)
     return _read(tokens, vertices, pad)
 
 

@@ -101,32 +101,44 @@ class _SumOverPaths(torch.autograd.Function):
 def best_arrivals(
     emitted: Float[Tensor, "target batch canvas"],
     transitions: Float[Tensor, "batch canvas canvas"],
-) -> tuple[Float[Tensor, "target batch canvas"], Int[Tensor, "target batch canvas"]]:
-    """Give the score of the best path whose i-th vertex is v, and the vertex before v on it."""
+) -> Float[Tensor, "target batch canvas"]:
+    """Give the score of the best path whose i-th vertex is v."""
     reached = torch.full_like(emitted, -torch.inf)
-    origins = torch.zeros(emitted.shape, dtype=torch.long, device=emitted.device)
     incoming = transitions.transpose(1, 2).contiguous()
     if reached.numel():
         reached[0, :, 0] = emitted[0, :, 0]
     for token in range(1, len(emitted)):
-        best, origins[token] = (incoming + reached[token - 1, :, None]).max(-1)
-        reached[token] = best + emitted[token]
-    return reached, origins
+        arrived = (incoming + reached[token - 1, :, None]).amax(-1)
+        torch.add(arrived, emitted[token], out=reached[token])
+    return reached
 
 
 def trace_back(
-    origins: Int[Tensor, "target batch canvas"],
+    reached: Float[Tensor, "target batch canvas"],
+    transitions: Float[Tensor, "batch canvas canvas"],
     lengths: Int[Tensor, " batch"],
     canvas_lengths: Int[Tensor, " batch"],
 ) -> Int[Tensor, "batch target"]:
-    """Follow the best path back from each row's last vertex; -1 beyond its length."""
-    path = torch.full(origins.shape[:2], -1, dtype=torch.long, device=origins.device)
-    vertex = canvas_lengths.long() - 1
+    """Follow the best path back from each row's last vertex; -1 beyond its length.
+
+    Where it came from is asked on the path alone: a maximum without its place takes half the time.
+
+    Args:
+        reached: From ``best_arrivals``, at least as many tokens as the longest of ``lengths``.
+        transitions: As there.
+        lengths: Vertices on a row's path.
+        canvas_lengths: Vertices of each row; the last of them ends the path.
+    """
+    incoming = transitions.transpose(1, 2)
+    rows = torch.arange(len(lengths), device=lengths.device)
+    path = torch.full(reached.shape[:2], -1, dtype=torch.long, device=reached.device)
+    vertex = (canvas_lengths.long() - 1).clamp(min=0)
     for token in reversed(range(len(path))):
         on_path = token < lengths
         path[token] = vertex.where(on_path, -1)
-        before = origins[token].gather(-1, vertex.clamp(min=0)[:, None])[:, 0]
-        vertex = before.where(on_path, vertex)
+        if token:
+            before = (incoming[rows, vertex] + reached[token - 1]).argmax(-1)
+            vertex = before.where(on_path, vertex)
     return path.T
 
 
