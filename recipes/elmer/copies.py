@@ -6,8 +6,8 @@ A small autoregressive model that is given noisy prose first learns to go on fro
 long does not look at the source. Here it has nothing else to go by: in every second pair the words
 are shuffled.
 
-In:  FOLDER/prose/train.jsonl and the task's tokenizer. Out: FOLDER/copies-TASK.jsonl, a pair a line,
-     for train.py --kind ar --pairs.
+In:  FOLDER/prose/train.jsonl and the task's tokenizer. Out: FOLDER/copies-TASK-MOST.jsonl, a pair a
+     line, for train.py --kind ar --pairs.
 Source: Krishna et al. 2021, "Does Pretraining for Summarization Require Knowledge Transfer?",
      arXiv:2109.04953 (copying tasks on texts that mean nothing).
 """
@@ -24,12 +24,12 @@ from transformers import AutoTokenizer
 from offramp.training.data import DataSettings
 from offramp.training.pretraining_text import load_blocks
 
-FEWEST, MOST = 4, 16
+FEWEST = 4
 """Words of a target."""
 
 
-def pairs(texts: Iterable[str], seed: int) -> Iterator[dict[str, object]]:
-    """Give texts, half of them with their words shuffled, and a run of each, every second the first."""
+def pairs(texts: Iterable[str], most: int, seed: int) -> Iterator[dict[str, object]]:
+    """Give texts, half with shuffled words, and a run of each, every second from its start."""
     chance = random.Random(seed)
     for text in texts:
         words = text.split()
@@ -37,7 +37,7 @@ def pairs(texts: Iterable[str], seed: int) -> Iterator[dict[str, object]]:
             continue
         if chance.random() < 0.5:
             chance.shuffle(words)
-        size = chance.randint(FEWEST, min(MOST, len(words)))
+        size = chance.randint(FEWEST, min(most, len(words)))
         start = chance.randint(0, len(words) - size) if chance.random() < 0.5 else 0
         yield {"source": " ".join(words), "target": " ".join(words[start : start + size])}
 
@@ -48,13 +48,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--task", choices=TASKS, required=True)
     parser.add_argument("--rows", type=int, required=True)
+    parser.add_argument("--most", type=int, default=16, help="words of the longest target")
     plan = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(plan.data / plan.task / "tokenizer")
     prose = DataSettings(source=str(plan.data / "prose" / "train.jsonl"), block_size=64)
     rows = load_blocks(prose, tokenizer, mix=False).shuffle(seed=0)
     some = rows.select(range(min(plan.rows, len(rows))))
     texts = (tokenizer.decode(row, skip_special_tokens=True) for row in some["input_ids"])
-    count = write_rows(plan.data / f"copies-{plan.task}.jsonl", pairs(texts, seed=0))
+    name = f"copies-{plan.task}-{plan.most}.jsonl"
+    count = write_rows(plan.data / name, pairs(texts, plan.most, seed=0))
     print(f"{count} of {len(rows)} rows")
 
 
