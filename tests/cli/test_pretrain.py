@@ -345,7 +345,7 @@ def test_weights_that_are_there_are_the_start(pretrain, output, tmp_path):
 @pytest.mark.parametrize("weights", [True, False])
 def test_a_bart_is_read_as_a_start_for_elmer(pretrain, output, tmp_path, weights):
     kept = {name: each for name, each in config_of().to_dict().items() if name in SIZES}
-    bart = BartForConditionalGeneration(BartConfig(**kept, mask_token_id=3))
+    bart = BartForConditionalGeneration(BartConfig(**kept))
     (bart if weights else bart.config).save_pretrained(tmp_path / "bart")
     tokenizer_of().save_pretrained(tmp_path / "bart")
 
@@ -354,6 +354,7 @@ def test_a_bart_is_read_as_a_start_for_elmer(pretrain, output, tmp_path, weights
     assert result["random_start"] is not weights
     saved = json.loads((output / "config.json").read_text("utf-8"))
     assert (saved["model_type"], saved["canvas_slack"]) == ("elmer", True)
+    assert saved["mask_token_id"] == tokenizer_of().mask_token_id
     if weights:
         learned = load_file(output / "model.safetensors")
         start = bart.state_dict()

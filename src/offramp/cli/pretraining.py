@@ -144,8 +144,9 @@ def load_or_make(name: str, *, seed: int) -> tuple[Loaded, bool]:
         writer = source.load(WriteSettings(), dtype="float32", device="cpu")
         return Loaded(model=writer.model, tokenizer=writer.tokenizer, name=name), False
     try:
-        config = published_config(source.place, {}) or AutoConfig.from_pretrained(source.place)
         tokenizer = AutoTokenizer.from_pretrained(source.place)
+        config = published_config(source.place, {}, mask=tokenizer.mask_token_id)
+        config = config or AutoConfig.from_pretrained(source.place)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"cannot make a model of {name!r}: {first_line(error)}; name a folder with the "

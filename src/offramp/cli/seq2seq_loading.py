@@ -60,7 +60,6 @@ class Source:
         """
         place = device_of(device)
         dtype = self.auto if dtype == "auto" else dtype
-        model = self._elmer(dtype) if self.one_pass else load_base(self.place, {"dtype": dtype})
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.place)
         except Exception as error:  # over damaged files its readers raise anything
@@ -70,10 +69,14 @@ class Source:
             ) from error
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
+        if self.one_pass:
+            model = self._elmer(dtype, tokenizer.mask_token_id)
+        else:
+            model = load_base(self.place, {"dtype": dtype})
         return Writer(model.to(place), tokenizer, settings)
 
-    def _elmer(self, dtype: str) -> Any:
-        config = published_config(self.place, {})
+    def _elmer(self, dtype: str, mask: int | None) -> Any:
+        config = published_config(self.place, {}, mask=mask)
         if config is None:
             return load_base(self.place, {"dtype": dtype})
         try:

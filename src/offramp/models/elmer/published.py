@@ -73,7 +73,9 @@ class ReadsBart:
         )
 
 
-def published_config(source: Any, options: dict[str, Any]) -> ElmerConfig | None:
+def published_config(
+    source: Any, options: dict[str, Any], *, mask: int | None = None
+) -> ElmerConfig | None:
     """Give the configuration of weights in BART's format; None if they are ELMER's own.
 
     All get a canvas that begins with BOS, as published, and as targets of BART's tokenizers do.
@@ -86,6 +88,7 @@ def published_config(source: Any, options: dict[str, Any]) -> ElmerConfig | None
         source: Folder or hub name.
         options: Of ``from_pretrained``; those of the hub are used, fields of the configuration
             are taken out.
+        mask: The tokenizer's, for a BART that names none; without it that is the last token.
 
     Raises:
         CheckpointError: They are neither.
@@ -103,6 +106,7 @@ def published_config(source: Any, options: dict[str, Any]) -> ElmerConfig | None
     given = {name: value for name, value in given.items() if name != "model_type"}
     names = set(_names_in(str(source), hub))
     given.setdefault("canvas_start_token_id", given.get("bos_token_id", 0))
+    given.setdefault("mask_token_id", mask)
     fields = set(ElmerConfig.__dataclass_fields__)
     own = {name: options.pop(name) for name in list(options) if name in fields}
     return ElmerConfig(**{**(TUNED if SOFT in names else {}), **given, **own})
