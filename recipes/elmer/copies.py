@@ -18,14 +18,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from data_files import write_rows
+from noisy import drawn_blocks
 from train import TASKS
 from transformers import AutoTokenizer
 
-from offramp.training.data import DataSettings
-from offramp.training.pretraining_text import load_blocks
-
 FEWEST = 4
-"""Words of a target."""
+"""Words of the shortest target; a source has twice as many or more."""
 
 
 def pairs(texts: Iterable[str], most: int, seed: int) -> Iterator[dict[str, object]]:
@@ -51,13 +49,11 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=16, help="words of the longest target")
     plan = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(plan.data / plan.task / "tokenizer")
-    prose = DataSettings(source=str(plan.data / "prose" / "train.jsonl"), block_size=64)
-    rows = load_blocks(prose, tokenizer, mix=False).shuffle(seed=0)
-    some = rows.select(range(min(plan.rows, len(rows))))
+    some, whole = drawn_blocks(plan.data, tokenizer, 64, plan.rows)
     texts = (tokenizer.decode(row, skip_special_tokens=True) for row in some["input_ids"])
     name = f"copies-{plan.task}-{plan.most}.jsonl"
     count = write_rows(plan.data / name, pairs(texts, plan.most, seed=0))
-    print(f"{count} of {len(rows)} rows")
+    print(f"{count} of {whole} rows")
 
 
 if __name__ == "__main__":

@@ -43,6 +43,13 @@ def pairs(rows: Any, tokenizer: Any) -> Iterator[dict[str, object]]:
             yield {"source": source, "target": target}
 
 
+def drawn_blocks(data: Path, tokenizer: Any, size: int, most: int) -> tuple[Any, int]:
+    """Give so many blocks of the prose at most, in random order, and how many there are in all."""
+    prose = DataSettings(source=str(data / "prose" / "train.jsonl"), block_size=size)
+    rows = load_blocks(prose, tokenizer, mix=False)
+    return rows.shuffle(seed=0).select(range(min(most, len(rows)))), len(rows)
+
+
 def main() -> None:
     """Write the pairs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -51,14 +58,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, required=True)
     plan = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(plan.data / plan.task / "tokenizer")
-    settings = DataSettings(
-        source=str(plan.data / "prose" / "train.jsonl"),
-        block_size=TASKS[plan.task]["max_target"],
-    )
-    rows = load_blocks(settings, tokenizer, mix=False)
-    some = rows.shuffle(seed=0).select(range(min(plan.rows, len(rows))))
+    some, whole = drawn_blocks(plan.data, tokenizer, TASKS[plan.task]["max_target"], plan.rows)
     count = write_rows(plan.data / f"noisy-{plan.task}.jsonl", pairs(some, tokenizer))
-    print(f"{count} of {len(rows)} rows")
+    print(f"{count} of {whole} rows")
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ TEXTS = [" ".join(f"w{number}" for number in range(size)) for size in range(4, 6
 
 @pytest.fixture
 def copies(monkeypatch):
-    for name in ("copies", "train"):  # another recipe has a train of its own
+    for name in ("copies", "noisy", "train"):  # another recipe has a train of its own
         monkeypatch.delitem(sys.modules, name, raising=False)
     yield importlib.import_module("copies")
-    for name in ("copies", "train"):
+    for name in ("copies", "noisy", "train"):
         sys.modules.pop(name, None)
 
 

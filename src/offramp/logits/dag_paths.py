@@ -129,7 +129,6 @@ def trace_back(
         lengths: Vertices on a row's path.
         canvas_lengths: Vertices of each row; the last of them ends the path.
     """
-    incoming = transitions.transpose(1, 2)
     rows = torch.arange(len(lengths), device=lengths.device)
     path = torch.full(reached.shape[:2], -1, dtype=torch.long, device=reached.device)
     vertex = (canvas_lengths.long() - 1).clamp(min=0)
@@ -137,7 +136,7 @@ def trace_back(
         on_path = token < lengths
         path[token] = vertex.where(on_path, -1)
         if token:
-            before = (incoming[rows, vertex] + reached[token - 1]).argmax(-1)
+            before = (transitions[rows, :, vertex] + reached[token - 1]).argmax(-1)
             vertex = before.where(on_path, vertex)
     return path.T
 
